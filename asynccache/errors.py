@@ -1,0 +1,70 @@
+"""Everything this package raises.
+
+    AsyncCacheError
+    ├── ConfigError (ValueError)      a wrong option, control or file; the text says what would be right
+    ├── OrderError (RuntimeError)     a stage read what an earlier stage should have set
+    ├── BackendError                  a backend could not do its work; `.backend` names it
+    │   ├── BackendUnavailable        refused, reset, unreachable
+    │   ├── BackendTimeout            no answer in time
+    │   ├── BackendClosed             used after `aclose()`
+    │   ├── EntryTooLarge             the entry can never fit
+    │   ├── CorruptEntry              the stored bytes are not a whole entry of this key
+    │   └── EmbeddingError            no vector could be made
+    └── StreamError                   a recorded stream cannot be replayed
+
+What the wrapped call raises is never one of these and is never wrapped in one:
+`except openai.RateLimitError` goes on working.
+"""
+
+from __future__ import annotations
+
+
+class AsyncCacheError(Exception):
+    """The root: catch it to catch whatever this package raises."""
+
+
+class ConfigError(AsyncCacheError, ValueError):
+    """An option, a per-call control or a file is wrong. Raised before any I/O is done."""
+
+
+class OrderError(AsyncCacheError, RuntimeError):
+    """A stage stands in the wrong place: it reads a value that no earlier stage has set."""
+
+
+class BackendError(AsyncCacheError):
+    """A backend failed. The driver's own error is the `__cause__`.
+
+    Callers of a wrapped function never see it: the look-up goes on as a miss and counts it.
+    """
+
+    def __init__(self, message: str, *, backend: str = "") -> None:
+        super().__init__(f"{backend}: {message}" if backend else message)
+        self.backend = backend
+
+
+class BackendUnavailable(BackendError):
+    """The store cannot be reached or refuses to work."""
+
+
+class BackendTimeout(BackendError):
+    """The store did not answer within its deadline."""
+
+
+class BackendClosed(BackendError):
+    """The backend was used after `aclose()`."""
+
+
+class EntryTooLarge(BackendError):
+    """The entry is larger than the whole backend may hold."""
+
+
+class CorruptEntry(BackendError):
+    """The stored bytes are torn, foreign, or belong to another key."""
+
+
+class EmbeddingError(BackendError):
+    """A text could not be turned into a vector."""
+
+
+class StreamError(AsyncCacheError):
+    """A recorded stream cannot be read back."""

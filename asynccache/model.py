@@ -1,0 +1,307 @@
+"""The values that travel through the pipeline. No I/O, no policy.
+
+All times are absolute, in seconds since the epoch; all sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from asynccache.errors import OrderError
+
+if TYPE_CHECKING:
+    from asynccache.protocols import Answers, CallType
+
+T = TypeVar("T")
+
+Kind = Literal["completion", "stream", "epoch"]
+Outcome = Literal["hit", "miss", "stale", "coalesced", "semantic", "bypass"]
+Views = Callable[..., tuple[str, str]]
+
+EMPTY: Mapping[str, Any] = {}
+
+
+class CacheMode(StrEnum):
+    """Whether a call is cached unless it says otherwise, or only when it says so."""
+
+    default_on = "default_on"
+    default_off = "default_off"
+
+
+class CacheKey:
+    """Three views of one request. Only `digest` is computed eagerly.
+
+    digest: exact identity, SHA-256, 64 hex digits.
+    scope:  everything but the prompt (model, parameters, system prompt, earlier turns, tenant,
+            namespace), as 64 hex digits: the partition in which texts may be compared.
+    text:   the prompt that gets embedded.
+
+    A key made from a digest alone (`CacheKey(digest)`) has an empty scope and text: it can be
+    read, written and deleted by identity, and never matches by similarity.
+    """
+
+    __slots__ = ("_seen", "_source", "_views", "digest")
+
+    def __init__(self, digest: str, views: Views | None = None, source: tuple[Any, ...] = ()) -> None:
+        self.digest = digest
+        self._views = views
+        self._source = source
+        self._seen: tuple[str, str] | None = None
+
+    def _both(self) -> tuple[str, str]:
+        if self._seen is None:
+            self._seen = ("", "") if self._views is None else self._views(*self._source)
+        return self._seen
+
+    @property
+    def scope(self) -> str:
+        return self._both()[0]
+
+    @property
+    def text(self) -> str:
+        return self._both()[1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CacheKey) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"CacheKey({self.digest[:12]}…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a backend keeps. Immutable, so one object may be shared by everybody.
+
+    body:        the answer as JSON; for `kind="stream"`, its chunks as JSON, one a line.
+    kind:        "completion", "stream", or "epoch" (the number of a tag: small, never expires, and
+                 not to be evicted while another entry could be).
+    created:     when the call that produced the answer began.
+    fresh_until: soft end of life; None: as long as `expires`.
+    expires:     hard end of life; None: never.
+    tags:        (tag, its epoch on that day) pairs; a tag whose epoch has moved on ends the entry.
+    meta:        JSON-able facts: the model that answered, usage, duration in seconds, …
+    """
+
+    body: bytes
+    kind: Kind
+    created: float
+    fresh_until: float | None = None
+    expires: float | None = None
+    tags: tuple[tuple[str, int], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    """What one call asks of the cache: the handle's defaults under the call's own `cache={…}`.
+
+    ttl:      seconds the answer may be kept; None: for ever; 0: not at all.
+    max_age:  seconds: an older entry is not served; None: any age.
+    no_cache: do not read. no_store: do not write.
+    enabled:  False under `mode="default_off"` without `use-cache`.
+    """
+
+    ttl: float | None = None
+    max_age: float | None = None
+    no_cache: bool = False
+    no_store: bool = False
+    enabled: bool = True
+    namespace: str = ""
+    tenant: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class CacheStatus:
+    """How an answer came about; `asynccache.status(answer)` returns it. Words of RFC 9111 and 9211.
+
+    outcome:    "hit", "miss", "stale", "coalesced", "semantic" or "bypass".
+    reason:     why it was not a plain hit ("absent", "expired", "max-age", "no-cache", …); else "".
+    tier:       the backend that answered, "" when the upstream did.
+    key:        the digest, "" when the request has none.
+    age:        seconds since the call that produced the answer; 0 for a new one.
+    ttl:        seconds it will stay fresh, counted from this answer; None: no end, or not stored.
+    similarity: of the prompt that was matched; 1.0 unless the outcome is "semantic".
+    stored:     whether this very answer was written to the cache, or came from it.
+    """
+
+    __slots__ = ("entry", "key", "now", "outcome", "reason", "similarity", "stored", "tier")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        reason: str = "",
+        *,
+        tier: str = "",
+        key: str = "",
+        entry: Entry | None = None,
+        now: float = 0.0,
+        similarity: float = 1.0,
+        stored: bool = False,
+    ) -> None:
+        self.outcome: Outcome = outcome
+        self.reason = reason
+        self.tier = tier
+        self.key = key
+        self.entry = entry
+        self.now = now
+        self.similarity = similarity
+        self.stored = stored
+
+    @property
+    def age(self) -> float:
+        return 0.0 if self.entry is None else max(0.0, self.now - self.entry.created)
+
+    @property
+    def ttl(self) -> float | None:
+        if self.entry is None or not self.stored:
+            return None
+        end = self.entry.expires if self.entry.fresh_until is None else self.entry.fresh_until
+        return None if end is None else max(0.0, end - self.now)
+
+    def __repr__(self) -> str:
+        facts = [self.outcome, *([self.reason] if self.reason else []), *([self.tier] if self.tier else [])]
+        return f"CacheStatus({' '.join(facts)}, key={self.key[:12]}, age={self.age:.3f}, ttl={self.ttl})"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was wrapped, as the pipeline sees it.
+
+    call:      any acompletion-like callable: keyword arguments in, an answer or a stream out.
+    call_type: what its arguments mean.
+    answers:   how its answers become bytes and are rebuilt: from here, never from an entry.
+    endpoint:  where it goes when the arguments do not say it (base URL, organization, or the name
+               of a function that takes no model); part of the key.
+    absent:    argument → the default that stands for "not given" (None, NOT_GIVEN): left out of the key.
+    fill:      argument → a default that counts: in the key also when not given.
+    """
+
+    call: Callable[..., Awaitable[Any]]
+    call_type: CallType
+    answers: Answers
+    endpoint: str = ""
+    absent: Mapping[str, Any] = field(default_factory=dict)
+    fill: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Request:
+    """One trip through the pipeline; owned by one task; mutable.
+
+    params:     exactly what the wrapped call would get, without `cache`.
+    directives: what this call asks of the cache.
+    bypass:     "" or why the cache keeps out of this call altogether.
+    """
+
+    __slots__ = ("_attached", "_key", "bypass", "directives", "params", "target")
+
+    def __init__(self, params: dict[str, Any], directives: Directives, target: Target) -> None:
+        self.params = params
+        self.directives = directives
+        self.target = target
+        self.bypass = ""
+        self._key: CacheKey | None = None
+        self._attached: dict[type, Any] | None = None
+
+    @property
+    def key(self) -> CacheKey:
+        """The key. Raises OrderError before BuildKey has run, or when the call is bypassed."""
+        if self._key is None:
+            raise OrderError("request.key was read before BuildKey ran: put the stage after BuildKey")
+        return self._key
+
+    @key.setter
+    def key(self, key: CacheKey) -> None:
+        self._key = key
+
+    @property
+    def digest(self) -> str:
+        """The key's digest, or "" while there is none."""
+        return "" if self._key is None else self._key.digest
+
+    @property
+    def kind(self) -> Kind:
+        """What the caller wants back: "stream" or "completion"."""
+        return "stream" if self.params.get("stream") else "completion"
+
+    def attach(self, value: Any) -> None:
+        """Leave a value for a later stage, under its type."""
+        if self._attached is None:
+            self._attached = {}
+        self._attached[type(value)] = value
+
+    def find(self, kind: type[T]) -> T | None:
+        """The value of that type which an earlier stage attached, or None."""
+        return None if self._attached is None else self._attached.get(kind)
+
+
+class Completion:
+    """A whole answer: the value the upstream gave, or an entry to rebuild one from.
+
+    Every caller decodes its own value, so nobody can change another's. A post-cache hook may call
+    `tag()` and `veto()`; they matter while the answer has not been stored yet, and not on a hit.
+    """
+
+    __slots__ = ("_value", "entry", "hooked", "refusal", "status", "tags", "target")
+
+    def __init__(self, target: Target, status: CacheStatus, *, entry: Entry | None = None, value: Any = None) -> None:
+        self.target = target
+        self.status = status
+        self.entry = entry
+        self._value = value
+        self.tags: tuple[str, ...] = ()
+        self.refusal = ""
+        self.hooked = False
+
+    @property
+    def value(self) -> Any:
+        """The answer as the wrapped callable's own type, carrying its status."""
+        if self._value is None and self.entry is not None:
+            self._value = self.target.answers.decode(self.entry)
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._value = value
+
+    def tag(self, *tags: str) -> None:
+        """Add tags to what will be stored."""
+        self.tags += tags
+
+    def veto(self, reason: str = "veto") -> None:
+        """Keep this answer out of the cache; counted under `reason`."""
+        self.refusal = reason
+
+
+class CompletionStream:
+    """An answer in pieces: an async iterator of chunks of the wrapped callable's own type.
+
+    source: what the upstream returned, for clients that hand out its other attributes; None on a replay.
+    """
+
+    __slots__ = ("chunks", "hooked", "refusal", "source", "status", "tags", "target")
+
+    def __init__(self, target: Target, status: CacheStatus, chunks: AsyncIterator[Any], source: Any = None) -> None:
+        self.target = target
+        self.status = status
+        self.chunks = chunks
+        self.source = source
+        self.tags: tuple[str, ...] = ()
+        self.refusal = ""
+        self.hooked = False
+
+    def tag(self, *tags: str) -> None:
+        """Add tags to what will be stored when the stream has ended cleanly."""
+        self.tags += tags
+
+    def veto(self, reason: str = "veto") -> None:
+        """Keep this answer out of the cache; counted under `reason`."""
+        self.refusal = reason
+
+
+Response = Completion | CompletionStream

@@ -1,0 +1,138 @@
+"""The contracts. Each is narrow; whoever keeps one fits in, no base class needed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from asynccache.model import CacheKey, Completion, CompletionStream, Entry, Request, Response
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Stage(Protocol):
+    """A layer around the call. Answer without `call_next` to short-circuit."""
+
+    async def __call__(self, request: Request, call_next: Handler, /) -> Response: ...
+
+
+class AsyncCacheBackend(Protocol):
+    """Keeps entries by key. The law, held by `asynccache.testing.BackendContract`:
+
+    * An entry comes back byte for byte and field for field, or not at all (None).
+    * An expired entry may come back: Lookup judges freshness. Native expiry only reclaims space.
+    * An entry of kind "epoch" is evicted only when nothing else is left to evict.
+    * Only `BackendError` is raised: `CorruptEntry` for bytes that are not a whole entry of this key,
+      `EntryTooLarge` for one that can never fit, `BackendClosed` after `aclose()`, and
+      `BackendUnavailable` or `BackendTimeout` for the rest; the driver's error is the cause.
+    * Safe under cancellation: afterwards there is the old entry or the new one, never a mix.
+    * The constructor does no I/O. A client handed in is not closed. Closing twice is fine.
+    * Nothing blocks the event loop. Many tasks may use one backend at the same time.
+    """
+
+    async def get(self, key: CacheKey, /) -> Entry | None:
+        """The entry under this key, or None."""
+        ...
+
+    async def set(self, key: CacheKey, entry: Entry, /) -> None:
+        """Put the entry there, in the place of any other."""
+        ...
+
+    async def delete(self, key: CacheKey, /) -> bool:
+        """Take the entry away. True when there was one."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the backend opened itself."""
+        ...
+
+
+@runtime_checkable
+class SupportsPing(Protocol):
+    """A backend that can say whether it works."""
+
+    async def ping(self) -> None:
+        """Return when reads and writes would work; raise BackendError otherwise."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How full a backend is: entries, and the bytes they take."""
+
+    entries: int
+    bytes: int
+
+
+@runtime_checkable
+class SupportsSize(Protocol):
+    """A backend that can say how full it is."""
+
+    async def size(self) -> Size: ...
+
+
+class CallType(Protocol):
+    """What the arguments and answers of one kind of call mean. Pure: no I/O, no state."""
+
+    name: str
+    """"chat", "responses", …: stands in the key and in `supported_call_types`."""
+
+    def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        """Split arguments into (everything but the prompt, the prompt as text)."""
+        ...
+
+    def refusal(self, answer: Any) -> str:
+        """Why this answer (decoded JSON) may not be stored, or "" when it may."""
+        ...
+
+    def stream_refusal(self, chunks: Sequence[Any]) -> str:
+        """The same for the chunks (decoded JSON) of a stream that ended cleanly."""
+        ...
+
+    def facts(self, answer: Any) -> dict[str, Any]:
+        """What to remember beside the answer: `model` that answered, `usage`; as far as it says so."""
+        ...
+
+
+class Answers(Protocol):
+    """How one wrapped callable's answers become JSON and come back as its own types."""
+
+    def encode(self, value: Any) -> tuple[bytes, dict[str, Any]]:
+        """The answer as JSON, and facts that `decode` will need. Raises ValueError if it would not
+        come back equal."""
+        ...
+
+    def decode(self, entry: Entry) -> Any:
+        """A new value, equal to the one that was encoded."""
+        ...
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """One chunk of a stream as JSON, without line breaks. Raises ValueError as `encode` does."""
+        ...
+
+    def decode_chunk(self, body: bytes) -> Any: ...
+
+    def carry(self, response: Completion) -> Any:
+        """The value that the caller gets, with its status on it."""
+        ...
+
+    def stream(self, response: CompletionStream) -> AsyncIterator[Any]:
+        """What the caller gets for a stream: the callable's own stream type."""
+        ...
+
+
+class PreHook(Protocol):
+    """Runs before the key is built. Change `request.params`, or return other params."""
+
+    async def __call__(self, request: Request, /) -> Mapping[str, Any] | None: ...
+
+
+class PostHook(Protocol):
+    """Runs on every answer before its caller gets it; on a miss, before it is stored, so that
+    `response.tag()` and `response.veto()` have their effect."""
+
+    async def __call__(self, response: Response, request: Request, /) -> None: ...
