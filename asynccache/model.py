@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import orjson
+
 from asynccache.errors import OrderError
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ T = TypeVar("T")
 Kind = Literal["completion", "stream", "epoch"]
 Outcome = Literal["hit", "miss", "stale", "coalesced", "semantic", "bypass"]
 Views = Callable[..., tuple[str, str]]
+KeepOut = Callable[[Mapping[str, Any]], str]
 
-EMPTY: Mapping[str, Any] = {}
+KEY_VERSION = "asynccache/1"
+"""Goes up when the material of keys changes: entries under older keys are then never found."""
 
 
 class CacheMode(StrEnum):
@@ -43,26 +47,25 @@ class CacheKey:
     read, written and deleted by identity, and never matches by similarity.
     """
 
-    __slots__ = ("_seen", "_source", "_views", "digest")
+    __slots__ = ("_source", "_views", "digest")
 
-    def __init__(self, digest: str, views: Views | None = None, source: tuple[Any, ...] = ()) -> None:
+    def __init__(self, digest: str, views: Views | None = None, source: tuple[Any, ...] = ("", "")) -> None:
         self.digest = digest
         self._views = views
         self._source = source
-        self._seen: tuple[str, str] | None = None
 
-    def _both(self) -> tuple[str, str]:
-        if self._seen is None:
-            self._seen = ("", "") if self._views is None else self._views(*self._source)
-        return self._seen
+    def _both(self) -> tuple[Any, ...]:
+        if self._views is not None:
+            self._source, self._views = self._views(*self._source), None
+        return self._source
 
     @property
     def scope(self) -> str:
-        return self._both()[0]
+        return str(self._both()[0])
 
     @property
     def text(self) -> str:
-        return self._both()[1]
+        return str(self._both()[1])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CacheKey) and other.digest == self.digest
@@ -115,6 +118,14 @@ class Directives:
     namespace: str = ""
     tenant: str | None = None
     tags: tuple[str, ...] = ()
+    head: bytes = field(init=False)
+    bypass: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The namespace as it stands in every key, and why the cache keeps out of the call, if it does.
+        object.__setattr__(self, "head", orjson.dumps(self.namespace))
+        bypass = "default-off" if not self.enabled else "no-cache, no-store" if self.no_cache and self.no_store else ""
+        object.__setattr__(self, "bypass", bypass)
 
 
 class CacheStatus:
@@ -130,18 +141,16 @@ class CacheStatus:
     stored:     whether this very answer was written to the cache, or came from it.
     """
 
-    __slots__ = ("entry", "key", "now", "outcome", "reason", "similarity", "stored", "tier")
+    similarity: float = 1.0
 
     def __init__(
         self,
         outcome: Outcome,
         reason: str = "",
-        *,
         tier: str = "",
         key: str = "",
         entry: Entry | None = None,
         now: float = 0.0,
-        similarity: float = 1.0,
         stored: bool = False,
     ) -> None:
         self.outcome: Outcome = outcome
@@ -150,12 +159,13 @@ class CacheStatus:
         self.key = key
         self.entry = entry
         self.now = now
-        self.similarity = similarity
         self.stored = stored
 
     @property
     def age(self) -> float:
-        return 0.0 if self.entry is None else max(0.0, self.now - self.entry.created)
+        if self.entry is None or self.outcome in ("miss", "coalesced", "bypass"):
+            return 0.0
+        return max(0.0, self.now - self.entry.created)
 
     @property
     def ttl(self) -> float | None:
@@ -180,6 +190,7 @@ class Target:
                of a function that takes no model); part of the key.
     absent:    argument → the default that stands for "not given" (None, NOT_GIVEN): left out of the key.
     fill:      argument → a default that counts: in the key also when not given.
+    keep_out:  says why the cache must keep out of a call with these arguments, "" when it need not.
     """
 
     call: Callable[..., Awaitable[Any]]
@@ -188,6 +199,13 @@ class Target:
     endpoint: str = ""
     absent: Mapping[str, Any] = field(default_factory=dict)
     fill: Mapping[str, Any] = field(default_factory=dict)
+    keep_out: KeepOut | None = None
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # What stands before the arguments in every key of this target.
+        head = orjson.dumps([KEY_VERSION, self.call_type.name, self.endpoint])
+        object.__setattr__(self, "head", head)
 
 
 class Request:
@@ -198,31 +216,33 @@ class Request:
     bypass:     "" or why the cache keeps out of this call altogether.
     """
 
-    __slots__ = ("_attached", "_key", "bypass", "directives", "params", "target")
+    __slots__ = ("_attached", "bypass", "directives", "key", "params", "target")
+
+    key: CacheKey
+    """Set by BuildKey; reading it earlier, or on a bypassed call, raises OrderError."""
 
     def __init__(self, params: dict[str, Any], directives: Directives, target: Target) -> None:
         self.params = params
         self.directives = directives
         self.target = target
-        self.bypass = ""
-        self._key: CacheKey | None = None
-        self._attached: dict[type, Any] | None = None
+        self.bypass = directives.bypass
 
-    @property
-    def key(self) -> CacheKey:
-        """The key. Raises OrderError before BuildKey has run, or when the call is bypassed."""
-        if self._key is None:
-            raise OrderError("request.key was read before BuildKey ran: put the stage after BuildKey")
-        return self._key
-
-    @key.setter
-    def key(self, key: CacheKey) -> None:
-        self._key = key
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for a slot that was never set, so that reading a key that is there costs nothing.
+        if name == "key":
+            raise OrderError("request.key was read before BuildKey set it: put the stage after BuildKey")
+        if name == "_attached":
+            self._attached: dict[type, Any] = {}
+            return self._attached
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def digest(self) -> str:
         """The key's digest, or "" while there is none."""
-        return "" if self._key is None else self._key.digest
+        try:
+            return self.key.digest
+        except OrderError:
+            return ""
 
     @property
     def kind(self) -> Kind:
@@ -231,43 +251,31 @@ class Request:
 
     def attach(self, value: Any) -> None:
         """Leave a value for a later stage, under its type."""
-        if self._attached is None:
-            self._attached = {}
         self._attached[type(value)] = value
 
     def find(self, kind: type[T]) -> T | None:
         """The value of that type which an earlier stage attached, or None."""
-        return None if self._attached is None else self._attached.get(kind)
+        return self._attached.get(kind)
 
 
 class Completion:
-    """A whole answer: the value the upstream gave, or an entry to rebuild one from.
+    """A whole answer, as the wrapped callable's own type.
 
-    Every caller decodes its own value, so nobody can change another's. A post-cache hook may call
-    `tag()` and `veto()`; they matter while the answer has not been stored yet, and not on a hit.
+    value: this caller's own: every caller's is decoded anew, so nobody can change another's.
+    entry: the bytes it came from, or was made into; None when it cannot be kept.
+
+    A post-cache hook may call `tag()` and `veto()`; they matter while the answer has not been stored
+    yet, and not on a hit.
     """
 
-    __slots__ = ("_value", "entry", "hooked", "refusal", "status", "tags", "target")
+    tags: tuple[str, ...] = ()
+    refusal: str = ""
+    hooked: bool = False
 
-    def __init__(self, target: Target, status: CacheStatus, *, entry: Entry | None = None, value: Any = None) -> None:
-        self.target = target
+    def __init__(self, status: CacheStatus, value: Any, entry: Entry | None = None) -> None:
         self.status = status
+        self.value = value
         self.entry = entry
-        self._value = value
-        self.tags: tuple[str, ...] = ()
-        self.refusal = ""
-        self.hooked = False
-
-    @property
-    def value(self) -> Any:
-        """The answer as the wrapped callable's own type, carrying its status."""
-        if self._value is None and self.entry is not None:
-            self._value = self.target.answers.decode(self.entry)
-        return self._value
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        self._value = value
 
     def tag(self, *tags: str) -> None:
         """Add tags to what will be stored."""
@@ -284,16 +292,14 @@ class CompletionStream:
     source: what the upstream returned, for clients that hand out its other attributes; None on a replay.
     """
 
-    __slots__ = ("chunks", "hooked", "refusal", "source", "status", "tags", "target")
+    tags: tuple[str, ...] = ()
+    refusal: str = ""
+    hooked: bool = False
 
-    def __init__(self, target: Target, status: CacheStatus, chunks: AsyncIterator[Any], source: Any = None) -> None:
-        self.target = target
+    def __init__(self, status: CacheStatus, chunks: AsyncIterator[Any], source: Any = None) -> None:
         self.status = status
         self.chunks = chunks
         self.source = source
-        self.tags: tuple[str, ...] = ()
-        self.refusal = ""
-        self.hooked = False
 
     def tag(self, *tags: str) -> None:
         """Add tags to what will be stored when the stream has ended cleanly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from asynccache.model import CacheKey, Completion, CompletionStream, Entry, Request, Response
@@ -15,9 +15,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Stage(Protocol):
-    """A layer around the call. Answer without `call_next` to short-circuit."""
+    """A layer around the call: an `async def` of this shape. Answer without `call_next` to short-circuit."""
 
-    async def __call__(self, request: Request, call_next: Handler, /) -> Response: ...
+    def __call__(self, request: Request, call_next: Handler, /) -> Awaitable[Response]: ...
 
 
 class AsyncCacheBackend(Protocol):
@@ -75,26 +75,41 @@ class SupportsSize(Protocol):
     async def size(self) -> Size: ...
 
 
-class CallType(Protocol):
-    """What the arguments and answers of one kind of call mean. Pure: no I/O, no state."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer says about itself.
 
-    name: str
-    """"chat", "responses", …: stands in the key and in `supported_call_types`."""
+    refusal: why it may not be stored ("length", "empty", …), or "" when it may.
+    facts:   what to remember beside it: the `model` that answered and `usage`, as far as it says so.
+    """
+
+    refusal: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CallType(Protocol):
+    """What the arguments and answers of one kind of call mean. Pure: no I/O, no state.
+
+    name:  stands in the key, and in `supported_call_types`.
+    turns: the argument that holds the list of messages, or "".
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def turns(self) -> str: ...
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-        """Split arguments into (everything but the prompt, the prompt as text)."""
+        """Split the arguments into (everything but the prompt, the prompt as text; "" when there is none)."""
         ...
 
-    def refusal(self, answer: Any) -> str:
-        """Why this answer (decoded JSON) may not be stored, or "" when it may."""
+    def judge(self, answer: Any) -> Verdict:
+        """Read a whole answer (decoded JSON)."""
         ...
 
-    def stream_refusal(self, chunks: Sequence[Any]) -> str:
-        """The same for the chunks (decoded JSON) of a stream that ended cleanly."""
-        ...
-
-    def facts(self, answer: Any) -> dict[str, Any]:
-        """What to remember beside the answer: `model` that answered, `usage`; as far as it says so."""
+    def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
+        """Read the chunks (decoded JSON) of a stream that ended without an error."""
         ...
 
 

@@ -1,0 +1,88 @@
+"""An asyncio-first caching middleware framework for LLM calls."""
+
+from asynccache.answers import status
+from asynccache.cache import Cache
+from asynccache.errors import (
+    AsyncCacheError,
+    BackendClosed,
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    CorruptEntry,
+    EmbeddingError,
+    EntryTooLarge,
+    OrderError,
+    StreamError,
+)
+from asynccache.keys import Difference, Explanation
+from asynccache.model import (
+    CacheKey,
+    CacheMode,
+    CacheStatus,
+    Completion,
+    CompletionStream,
+    Directives,
+    Entry,
+    Request,
+    Response,
+    Target,
+)
+from asynccache.pipeline import compose
+from asynccache.protocols import (
+    Answers,
+    AsyncCacheBackend,
+    CallType,
+    Clock,
+    Handler,
+    PostHook,
+    PreHook,
+    Size,
+    Stage,
+    SupportsPing,
+    SupportsSize,
+    Verdict,
+)
+from asynccache.stats import Stats
+
+__all__ = [
+    "Answers",
+    "AsyncCacheBackend",
+    "AsyncCacheError",
+    "BackendClosed",
+    "BackendError",
+    "BackendTimeout",
+    "BackendUnavailable",
+    "Cache",
+    "CacheKey",
+    "CacheMode",
+    "CacheStatus",
+    "CallType",
+    "Clock",
+    "Completion",
+    "CompletionStream",
+    "ConfigError",
+    "CorruptEntry",
+    "Difference",
+    "Directives",
+    "EmbeddingError",
+    "Entry",
+    "EntryTooLarge",
+    "Explanation",
+    "Handler",
+    "OrderError",
+    "PostHook",
+    "PreHook",
+    "Request",
+    "Response",
+    "Size",
+    "Stage",
+    "Stats",
+    "StreamError",
+    "SupportsPing",
+    "SupportsSize",
+    "Target",
+    "Verdict",
+    "compose",
+    "status",
+]

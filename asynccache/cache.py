@@ -1,0 +1,349 @@
+"""The user's handle."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import importlib.util
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from asynccache import config, directives, epochs, keys
+from asynccache.call_types import CALL_TYPES
+from asynccache.epochs import Epochs
+from asynccache.errors import ConfigError
+from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
+from asynccache.pipeline import Writes, compose
+from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage, SupportsPing
+from asynccache.stages.hooks import OnError
+from asynccache.stages.upstream import Upstream
+from asynccache.stats import Stats
+from asynccache.sync import LoopThread, on_callers_thread
+from asynccache.targets import binder, by_name, function_target, is_async, takes_anything
+
+T = TypeVar("T")
+_UNSET: Any = object()
+
+
+class Cache:
+    """A cache for LLM calls: wrap what you call, and pay for each answer once.
+
+    backend:   any `AsyncCacheBackend`; or `type` names one and `options` are its constructor's
+               arguments. Neither: memory, bounded in bytes.
+    ttl:       seconds (or a timedelta) an answer is kept; None: as long as there is room.
+    namespace: keeps entries apart from those of other namespaces in the same store.
+    mode:      "default_on", or "default_off": only calls with `cache={"use-cache": True}` are cached.
+    supported_call_types: only these are cached ("chat", "embedding", …, LiteLLM's names too); None: all.
+    pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
+    on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
+    stages:    takes the default list of stages, returns the list to use: to put one of your own in.
+    clock:     returns seconds since the epoch.
+
+    Raises ConfigError for a wrong argument. Does no I/O before the first call.
+    """
+
+    def __init__(
+        self,
+        backend: AsyncCacheBackend | None = None,
+        *,
+        type: str | None = None,
+        ttl: float | timedelta | None = None,
+        namespace: str | None = None,
+        mode: str = CacheMode.default_on,
+        supported_call_types: Iterable[str] | None = None,
+        pre_hooks: Sequence[PreHook] = (),
+        post_hooks: Sequence[PostHook] = (),
+        on_hook_error: OnError = "raise",
+        stages: Callable[[list[Stage]], Sequence[Stage]] | None = None,
+        clock: Clock = time.time,
+        **options: Any,
+    ) -> None:
+        if backend is not None and (type is not None or options):
+            raise ConfigError("give a backend, or a type and its options, not both")
+        if mode not in tuple(CacheMode):
+            raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
+        self.stats = Stats()
+        """Counters, as plain integers."""
+        self._own = backend is None
+        self._tier = config.backend_type(type or "memory") if backend is None else _tier(backend)
+        self.backend = backend or config.build_backend(self._tier, options)
+        """Where the entries are."""
+        self._supported = None if supported_call_types is None else config.call_type_names(supported_call_types)
+        self._defaults = Directives(
+            ttl=directives.lifetime(ttl),
+            namespace="" if namespace is None else directives.word(namespace, "namespace"),
+            enabled=mode == CacheMode.default_on,
+        )
+        self._fixed: frozenset[str] = frozenset()
+        self._writes = Writes()
+        self._epochs = Epochs(self.backend, clock=clock)
+        self._loop_thread = LoopThread()
+        default = config.default_stages(
+            self.backend,
+            tier=self._tier,
+            epochs=self._epochs,
+            writes=self._writes,
+            stats=self.stats,
+            clock=clock,
+            pre_hooks=pre_hooks,
+            post_hooks=post_hooks,
+            on_hook_error=on_hook_error,
+        )
+        self._handler = compose(stages(default) if stages else default, Upstream(self.stats))
+
+    @classmethod
+    def from_config(cls, source: str | PathLike[str] | Mapping[str, Any]) -> Self:
+        """A cache from a mapping or a file (.yaml, .toml, .json): the arguments of `Cache`, at its top
+        level or under `caching`. Raises ConfigError."""
+        arguments = config.read(source)
+        kind = config.backend_type(str(arguments.get("type", "memory")))
+        own = [name for name in config.parameters(cls) if name != "backend"]
+        backend = config.backend_options(kind)
+        config.check_names(arguments, [*own, *backend], f"setting of a {kind} cache")
+        return cls(**arguments)
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds an answer is kept unless its call says otherwise; None: no end. May be set."""
+        return self._defaults.ttl
+
+    @ttl.setter
+    def ttl(self, ttl: float | timedelta | None) -> None:
+        self._defaults = replace(self._defaults, ttl=directives.lifetime(ttl))
+
+    @property
+    def namespace(self) -> str:
+        return self._defaults.namespace
+
+    # -- wrapping -------------------------------------------------------------------------------------
+
+    def wrap(self, target: T, *, call_type: str | None = None, returns: Any = _UNSET, name: str | None = None) -> T:
+        """The same function, or a client of the same type, whose answers are cached.
+
+        An async function stays async, a sync one sync; signature, types and exceptions stay. Every
+        call may also be given `cache={…}` (`ttl`, `s-maxage`, `no-cache`, `no-store`, `namespace`,
+        `use-cache`, `tags`, `tenant`), which never reaches the function.
+
+        call_type: what the arguments mean; known from a client, and from a parameter `messages`.
+        returns:   the type of an answer, when there is no return annotation to tell it.
+        name:      keeps this function's entries apart from those of others with the same arguments.
+
+        Raises ConfigError for something that cannot be wrapped.
+        """
+        if call_type is not None:
+            config.check_names([call_type], list(CALL_TYPES), "call type")
+        client = _client_module(target)
+        if client is not None and call_type is None and (wrapped := client.wrap(self, target, name)) is not None:
+            return cast(T, wrapped)
+        if not callable(target) or isinstance(target, _CLASS):
+            raise ConfigError(f"cannot wrap {target!r}: a function or a known client is wanted")
+        return cast(T, self._wrap_function(target, call_type, returns, name))
+
+    def _wrap_function(
+        self, function: Callable[..., Any], call_type: str | None, returns: Any, name: str | None
+    ) -> Callable[..., Any]:
+        run = by_name(function)
+        is_sync = not is_async(function)
+        call = on_callers_thread(run) if is_sync else run
+        options: dict[str, Any] = {"name": name} if returns is _UNSET else {"name": name, "returns": returns}
+        chosen = None if call_type is None else CALL_TYPES[call_type]
+        target = function_target(function, call, call_type=chosen, **options)
+        chat = None
+        if call_type is None and takes_anything(function):
+            chat = function_target(function, call, call_type=CALL_TYPES["chat"], **options)
+        wrapped = self.around(function, target, chat=chat)
+        return self.as_sync(function, wrapped) if is_sync else wrapped
+
+    def around(
+        self,
+        function: Callable[..., Any],
+        target: Target,
+        *,
+        chat: Target | None = None,
+        named: Callable[..., Any] | None = None,
+    ) -> Callable[..., Awaitable[Any]]:
+        """An async function with the signature of `function` that answers for `target` from the cache:
+        what `wrap` is made of, for those who write clients.
+
+        chat:  the target for calls that have `messages`, when only the call shows it.
+        named: a function that tells the names of the arguments, when `function` hides them.
+        """
+        bind = binder(named or function)
+        handler = self._handler
+        supported = self._supports(target)
+        carry, stream = target.answers.carry, target.answers.stream  # those of `chat` are the same
+
+        @functools.wraps(function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                kwargs = bind(args, kwargs)
+            wanted = self._defaults
+            if "cache" in kwargs:
+                wanted = directives.parse(kwargs.pop("cache"), wanted, self._fixed)
+            known = target if chat is None or "messages" not in kwargs else chat
+            request = Request(kwargs, wanted, known)
+            if not supported:
+                request.bypass = "call-type"
+            response = await handler(request)
+            return carry(response) if isinstance(response, Completion) else stream(response)
+
+        call.__asynccache_target__ = target  # type: ignore[attr-defined]
+        return call
+
+    def as_sync(self, function: Callable[..., Any], wrapped: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        """What `around` made of a sync function's target (see `on_callers_thread`), as a sync function."""
+        return self._loop_thread.sync(function, wrapped)
+
+    def _supports(self, target: Target) -> bool:
+        return self._supported is None or target.call_type.name in self._supported
+
+    def bind(
+        self,
+        *,
+        tenant: str | None = None,
+        namespace: str | None = None,
+        tags: Iterable[str] = (),
+        ttl: float | timedelta | None = _UNSET,
+    ) -> Self:
+        """A handle on the same cache with these set for all of its calls.
+
+        tenant, namespace: borders: no call through the handle can name another (ConfigError).
+        tags: added to those of each call. ttl: unless a call gives its own.
+        """
+        borders = {"tenant": tenant, "namespace": namespace}
+        changes: dict[str, Any] = {
+            border: directives.word(value, border) for border, value in borders.items() if value is not None
+        }
+        for border, value in changes.items():
+            if border in self._fixed and value != getattr(self._defaults, border):
+                raise ConfigError(f"{border}={value!r}: this handle is bound to another {border}")
+        if tags:
+            changes["tags"] = (*self._defaults.tags, *directives.words(tags, "tags"))
+        if ttl is not _UNSET:
+            changes["ttl"] = directives.lifetime(ttl)
+        handle = copy.copy(self)
+        handle._fixed = self._fixed | (borders.keys() & changes.keys())
+        handle._defaults = replace(self._defaults, **changes)
+        return handle
+
+    # -- keys -----------------------------------------------------------------------------------------
+
+    def get_cache_key(self, target: Callable[..., Any] | None = None, /, **request: Any) -> str:
+        """The key under which a call with these arguments is kept.
+
+        target: the wrapped function or method the call would go through; None: a chat completion.
+        Hooks do not run: give the arguments as they are after them.
+        Raises ConfigError when an argument has no stable value to build a key from.
+        """
+        control = request.pop("cache", None)
+        wanted = self._defaults if control is None else directives.parse(control, self._defaults, self._fixed)
+        try:
+            return keys.build_key(request, self._target(target), wanted, files=True).digest
+        except keys.Unkeyable as error:
+            raise ConfigError(f"no key can be built: {error}") from error
+
+    def explain(
+        self, a: Mapping[str, Any], b: Mapping[str, Any], *, target: Callable[..., Any] | None = None
+    ) -> keys.Explanation:
+        """Why two requests (their arguments by name) have different keys, field by field."""
+        known = self._target(target)
+        key_a, key_b = (self.get_cache_key(target, **request) for request in (a, b))
+        trees = [
+            {
+                **keys.material({k: v for k, v in request.items() if k != "cache"}, known, files=True),
+                **{
+                    f"cache.{k}": v for k, v in dict(request.get("cache") or {}).items() if k in ("namespace", "tenant")
+                },
+            }
+            for request in (a, b)
+        ]
+        ignored = sorted({*a, *b} & keys.INERT)
+        return keys.Explanation(key_a, key_b, keys.differences(*trees), tuple(ignored))
+
+    def _target(self, wrapped: Callable[..., Any] | None) -> Target:
+        if wrapped is None:
+            return _ANY_CHAT
+        target = getattr(wrapped, "__asynccache_target__", None)
+        if not isinstance(target, Target):
+            raise ConfigError(f"{wrapped!r} was not wrapped by a cache")
+        return target
+
+    # -- taking away ----------------------------------------------------------------------------------
+
+    async def delete(self, key: str) -> bool:
+        """Take away the entry under this key (see `get_cache_key`, `status(answer).key`). True when
+        there was one. Raises BackendError."""
+        return await self.backend.delete(CacheKey(key))
+
+    async def invalidate(self, *tags: str) -> None:
+        """End all answers that carry one of these tags, as far as this handle reaches: its namespace,
+        and when it is bound to a tenant, that tenant's. O(1) each. Raises BackendError."""
+        for tag in directives.words(tags, "tags"):
+            await self._epochs.bump(epochs.widest(self._defaults, tag))
+
+    async def clear(self) -> None:
+        """End all answers of this handle's namespace (of its tenant, when it is bound to one). O(1).
+        Other namespaces and other users of the same store are not touched. Raises BackendError."""
+        await self._epochs.bump(epochs.widest(self._defaults, None))
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def ping(self) -> bool:
+        """True when the backend works, as far as it can tell; raises BackendError when it does not."""
+        if isinstance(self.backend, SupportsPing):
+            await self.backend.ping()
+        return True
+
+    async def drain(self) -> None:
+        """Wait until all writes that were begun are done."""
+        await self._writes.drain()
+
+    async def aclose(self) -> None:
+        """Finish writes and close the backend, if the cache made it. Closing twice is fine."""
+        await self.drain()
+        self._loop_thread.stop()
+        if self._own:
+            await self.backend.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        border = f", tenant={self._defaults.tenant!r}" if self._defaults.tenant else ""
+        return f"Cache({self._tier}, ttl={self.ttl}, namespace={self.namespace!r}{border}, hits={self.stats.hits})"
+
+
+_CLASS = type
+
+
+async def _any_chat(**_: Any) -> Any:
+    raise AssertionError("only its key is ever asked for")
+
+
+_ANY_CHAT = function_target(_any_chat, _any_chat, call_type=CALL_TYPES["chat"])
+
+
+def _tier(backend: AsyncCacheBackend) -> str:
+    """A backend's name in a status: the file it is in."""
+    return type(backend).__module__.rpartition(".")[2]
+
+
+def _client_module(target: Any) -> Any:
+    """The module that knows how to wrap this client or SDK function, by the package it comes from."""
+    owner = getattr(target, "__self__", target)
+    package = (owner.__module__ if hasattr(owner, "__module__") else type(owner).__module__).partition(".")[0]
+    module = f"asynccache.clients.{package}"
+    if not package.isidentifier() or importlib.util.find_spec(module) is None:
+        return None
+    return importlib.import_module(module)

@@ -1,0 +1,25 @@
+"""Any other function: its name and arguments are its key, and its answer is taken at its word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asynccache.protocols import Verdict
+
+
+class FunctionCallType:
+    name = "function"
+    turns = ""
+
+    def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        return params, ""
+
+    def judge(self, answer: Any) -> Verdict:
+        return Verdict("empty" if answer is None or answer == "" else "")
+
+    def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
+        return Verdict("" if chunks else "empty")
+
+
+CALL_TYPE = FunctionCallType()

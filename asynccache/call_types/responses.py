@@ -1,0 +1,56 @@
+"""OpenAI's Responses API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asynccache.call_types.chat import split_last_turn
+from asynccache.call_types.json_text import is_json
+from asynccache.protocols import Verdict
+
+_STATUSES = {"failed": "error", "cancelled": "error", "in_progress": "unfinished", "queued": "unfinished"}
+_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
+_LAST = ("response.completed", "response.incomplete", "response.failed")
+
+
+class ResponsesCallType:
+    name = "responses"
+    turns = "input"
+
+    def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        return split_last_turn(params, self.turns)
+
+    def judge(self, answer: Any) -> Verdict:
+        if not isinstance(answer, Mapping):
+            return Verdict("" if answer else "empty")
+        return Verdict(_refusal(answer), {name: answer[name] for name in ("model", "usage") if answer.get(name)})
+
+    def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
+        for event in reversed(chunks):
+            if event.get("type") in _LAST:
+                return self.judge(event.get("response"))
+            if event.get("type") == "error":
+                return Verdict("error")
+        return Verdict("unfinished")
+
+
+def _refusal(answer: Mapping[str, Any]) -> str:
+    if answer.get("error"):
+        return "error"
+    status = answer.get("status")
+    if status == "incomplete":
+        reason = (answer.get("incomplete_details") or {}).get("reason")
+        return _REASONS.get(reason or "", "unfinished")
+    if status in _STATUSES:
+        return _STATUSES[status]
+    output = answer.get("output") or []
+    for item in output:
+        if any(part.get("type") == "refusal" for part in item.get("content") or () if isinstance(part, Mapping)):
+            return "refusal"
+        if item.get("type") == "function_call" and not is_json(item.get("arguments")):
+            return "tool-arguments"
+    return "" if output else "empty"
+
+
+CALL_TYPE = ResponsesCallType()

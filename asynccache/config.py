@@ -1,0 +1,156 @@
+"""Names and options → objects; the only place that knows all names."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from asynccache import backends
+from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
+from asynccache.call_types import CALL_TYPES
+from asynccache.epochs import Epochs
+from asynccache.errors import ConfigError
+from asynccache.pipeline import Writes
+from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage
+from asynccache.stages.build_key import BuildKey
+from asynccache.stages.coalesce import Coalesce
+from asynccache.stages.hooks import Hooks, OnError
+from asynccache.stages.lookup import Lookup
+from asynccache.stages.store import Store
+from asynccache.stats import Stats
+
+BACKEND_ALIASES = {"local": "memory", "in_memory": "memory"}
+"""Other names of backend types; dashes count as underscores."""
+
+OPTION_ALIASES = {"disk": {"disk_cache_dir": "path"}}
+"""By backend type: the names that users of LiteLLM know → ours."""
+
+
+def default_stages(
+    backend: AsyncCacheBackend,
+    *,
+    tier: str,
+    epochs: Epochs,
+    writes: Writes,
+    stats: Stats,
+    clock: Clock,
+    pre_hooks: Sequence[PreHook] = (),
+    post_hooks: Sequence[PostHook] = (),
+    on_hook_error: OnError = "raise",
+) -> list[Stage]:
+    """The stages around the upstream call, outermost first. Their order is spelled here only."""
+    hooks = Hooks(pre_hooks, post_hooks, stats=stats, on_error=on_hook_error)
+    lookup = Lookup(backend, tier=tier, epochs=epochs, stats=stats, clock=clock)
+    return [
+        *([hooks] if pre_hooks or post_hooks else []),
+        BuildKey(),
+        lookup,
+        Coalesce(lookup.find),
+        Store(backend, epochs=epochs, writes=writes, finish=hooks.finish, stats=stats, clock=clock),
+    ]
+
+
+def backend_type(name: str) -> str:
+    """The one name of a backend type that may be written in several ways."""
+    plain = name.replace("-", "_")
+    return name if ":" in name else BACKEND_ALIASES.get(plain, plain)
+
+
+def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
+    """The backend of this type; `options` are its constructor's arguments.
+
+    Raises ConfigError for a type or an option that does not exist, naming the nearest that does.
+    """
+    kind = backend_type(name)
+    try:
+        factory = backends.load(kind)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_did_you_mean(kind, backends.names())}") from error.__cause__
+    aliases = OPTION_ALIASES.get(kind, {})
+    renamed = {aliases.get(option, option): value for option, value in options.items()}
+    check_names(renamed, parameters(factory), f"option of the {kind} backend")
+    try:
+        return factory(**renamed)
+    except TypeError as error:  # an argument that it needs is missing, or has the wrong type
+        raise ConfigError(f"{kind} backend: {error}") from error
+
+
+def backend_options(name: str) -> list[str]:
+    """The options that a backend of this type takes, other names for them included."""
+    kind = backend_type(name)
+    return [*parameters(backends.load(kind)), *OPTION_ALIASES.get(kind, {})]
+
+
+def call_type_names(names: Iterable[str]) -> frozenset[str]:
+    """Our names of call types, from ours or LiteLLM's. Raises ConfigError for an unknown one."""
+    names = list(names)
+    check_names(names, [*CALL_TYPES, *CALL_TYPE_ALIASES], "call type")
+    return frozenset(CALL_TYPE_ALIASES.get(name, name) for name in names)
+
+
+def read(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Cache` from a mapping or a file (.json, .toml, .yaml): at its top level, or
+    under `caching`. Raises ConfigError."""
+    table = source if isinstance(source, Mapping) else _load(Path(source))
+    if not table.get("cache_responses", True):
+        raise ConfigError("cache_responses is false: there is no cache to build")
+    caching = table.get("caching", {k: v for k, v in table.items() if k != "cache_responses"})
+    if not isinstance(caching, Mapping):
+        raise ConfigError(f"caching: a table of options is wanted, not {caching!r}")
+    return {str(name): value for name, value in caching.items()}
+
+
+def parameters(factory: Callable[..., Any]) -> list[str]:
+    """The names a callable takes as keywords."""
+    return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+
+def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Raise ConfigError for the first name that is not known, with the nearest that is."""
+    for name in given:
+        if name not in known:
+            hint = _did_you_mean(name, known) or f": known are {', '.join(known)}"
+            raise ConfigError(f"unknown {what} {name!r}{hint}")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    try:
+        table = _parse(path, data)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: a table of options is wanted at the top level")
+    return table
+
+
+def _parse(path: Path, data: bytes) -> Any:
+    if path.suffix == ".json":
+        return orjson.loads(data)
+    if path.suffix == ".toml":
+        return tomllib.loads(data.decode())
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            import yaml
+        except ImportError as error:
+            raise ConfigError("reading YAML needs the extra asynccache[config]") from error
+        try:
+            return yaml.safe_load(data)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+    raise ConfigError(f"{path}: a .yaml, .toml or .json file is wanted")

@@ -1,0 +1,59 @@
+"""Request → key; decides which calls the cache keeps out of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+from asynccache.keys import ReadsFile, Unkeyable, build_key
+from asynccache.model import CacheKey, Request, Response
+from asynccache.protocols import Handler
+
+logger = logging.getLogger("asynccache")
+
+_PLACES = 1_000
+
+
+class BuildKey:
+    """Sets `request.key`, or `request.bypass` when the call is not to be cached.
+
+    An argument that has no stable value never fails the call: the call is bypassed, and the place of
+    the argument is logged once.
+    """
+
+    def __init__(self) -> None:
+        self._places: set[str] = set()
+
+    # A plain function that returns what the next stage returns: a coroutine of its own would cost a hit
+    # more than all else that happens here but the hashing.
+    def __call__(self, request: Request, call_next: Handler, /) -> Awaitable[Response]:
+        target = request.target
+        if target.keep_out is not None and not request.bypass:
+            request.bypass = target.keep_out(request.params)
+        if not request.bypass:
+            try:
+                request.key = build_key(request.params, target, request.directives)
+            except ReadsFile:
+                return self._read_files(request, call_next)
+            except Unkeyable as error:
+                self._keep_out(request, error)
+        return call_next(request)
+
+    async def _read_files(self, request: Request, call_next: Handler) -> Response:
+        """Build the key in a thread, since reading files blocks."""
+        try:
+            request.key = await asyncio.to_thread(_build_with_files, request)
+        except Unkeyable as error:
+            self._keep_out(request, error)
+        return await call_next(request)
+
+    def _keep_out(self, request: Request, error: Unkeyable) -> None:
+        request.bypass = f"unkeyable: {error}"
+        if error.place not in self._places and len(self._places) < _PLACES:
+            self._places.add(error.place)
+            logger.warning("not cached, no key can be built from %s; said once for this place", error)
+
+
+def _build_with_files(request: Request) -> CacheKey:
+    return build_key(request.params, request.target, request.directives, files=True)

@@ -1,0 +1,31 @@
+"""The innermost handler: any acompletion-like callable."""
+
+from __future__ import annotations
+
+from asynccache.model import CacheStatus, Completion, CompletionStream, Request, Response
+from asynccache.stats import Stats
+
+
+class Upstream:
+    """Calls what was wrapped. What it raises passes through untouched."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    async def __call__(self, request: Request) -> Response:
+        target = request.target
+        self._stats.upstream_calls += 1
+        try:
+            answer = await target.call(**request.params)
+        except Exception:
+            self._stats.upstream_errors += 1
+            raise
+        if request.bypass:
+            status = CacheStatus("bypass", request.bypass)
+        else:
+            status = CacheStatus("miss", key=request.key.digest)
+        if hasattr(answer, "__aiter__"):
+            # Its own iterator where it is one: closing that closes what is behind it.
+            chunks = answer if hasattr(answer, "__anext__") else aiter(answer)
+            return CompletionStream(status, chunks, answer)
+        return Completion(status, answer)

@@ -1,0 +1,176 @@
+"""Sync functions in an async pipeline: the pipeline runs on a loop in a thread of its own, and the
+wrapped function on the thread of its caller, where its thread-locals and connections are."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import ContextVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Job = Callable[[], None]
+
+_caller: ContextVar[CallersThread] = ContextVar("asynccache_callers_thread")
+
+
+class LoopThread:
+    """An event loop in a daemon thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def sync(self, function: Callable[..., T], wrapped: Callable[..., Awaitable[T]]) -> Callable[..., T]:
+        """`wrapped` as a sync function with the signature of `function`."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> T:
+            async def answer() -> T:
+                return await wrapped(*args, **kwargs)
+
+            thread = CallersThread()
+            token = _caller.set(thread)
+            try:
+                # The task copies this context, so that the wrapped function finds its caller's thread.
+                future = asyncio.run_coroutine_threadsafe(answer(), self._running())
+            finally:
+                _caller.reset(token)
+            return thread.wait(future)
+
+        return call
+
+    def stop(self) -> None:
+        """End the loop and its thread. A later call starts them anew."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(_stop(), loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
+        """Start this on the loop, when there is one; otherwise it is closed unstarted."""
+        with self._lock:
+            if self._loop is not None and self._pid == os.getpid():
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        return None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            # A forked child has the loop's memory, but not its thread.
+            if self._loop is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_serve, args=(self._loop,), name="asynccache", daemon=True).start()
+            return self._loop
+
+
+class CallersThread:
+    """A thread that waits for its answer, and meanwhile runs there what the call needs run."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._left = False
+
+    async def run(self, function: Callable[..., T], params: dict[str, Any]) -> T:
+        """Run the function on that thread, from the loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        job = functools.partial(_work, loop, future, function, params)
+        with self._lock:
+            if self._left:
+                _spawn(job)
+            else:
+                self._jobs.put(job)
+        return await future
+
+    def wait(self, answer: Future[T]) -> T:
+        """The answer. Runs jobs on this thread until it is there."""
+        answer.add_done_callback(lambda _: self._jobs.put(None))
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+            return answer.result()
+        except BaseException:  # also KeyboardInterrupt: the call must not go on for nobody
+            answer.cancel()
+            raise
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        # An interrupted caller may have begun a flight that others wait for. What its flight wants run
+        # was put before we leave (it is in the queue), or comes later (it sees that we have left).
+        with self._lock:
+            self._left = True
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return
+            if job is not None:
+                _spawn(job)
+
+
+def on_callers_thread(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    """An async form of a sync function, that runs it on the thread which called its wrapper."""
+
+    async def call(**params: Any) -> T:
+        return await _caller.get().run(function, params)
+
+    return call
+
+
+def _work(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], function: Callable[..., T], params: dict[str, Any]
+) -> None:
+    try:
+        result = function(**params)
+    except StopIteration as error:  # a future cannot hold it; a generator makes the same of it
+        wrapped = RuntimeError("the function raised StopIteration")
+        wrapped.__cause__ = error
+        loop.call_soon_threadsafe(_fail, future, wrapped)
+    except Exception as error:  # whatever the function raises is its caller's
+        loop.call_soon_threadsafe(_fail, future, error)
+    except BaseException:  # an interrupt is this thread's own, and would end the loop's
+        loop.call_soon_threadsafe(future.cancel)
+        raise
+    else:
+        loop.call_soon_threadsafe(_settle, future, result)
+
+
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _spawn(job: Job) -> None:
+    threading.Thread(target=job, name="asynccache-left", daemon=True).start()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _stop() -> None:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    loop.call_soon(loop.stop)
