@@ -121,8 +121,10 @@ def test_a_broad_except_says_why(file: Path) -> None:
     """`except Exception` and `except BaseException` have their reason beside them, or re-raise at once."""
     lines = file.read_text().splitlines()
     for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.ExceptHandler) or getattr(node.type, "id", "") not in ("Exception", "BaseException"):
+        if not isinstance(node, ast.ExceptHandler) or getattr(node.type, "id", "") not in (
+            "Exception",
+            "BaseException",
+        ):
             continue
         raises = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
         assert raises or "#" in lines[node.lineno - 1], f"{file}:{node.lineno}"
-

@@ -73,13 +73,16 @@ async def test_what_counts(client: AsyncAnthropic) -> None:
     assert outcomes == ["miss", "miss", "miss", "hit"]
 
 
-@pytest.mark.parametrize(("stop", "reason"), [("max_tokens", "length"), ("refusal", "refusal")])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [({"finish_reason": "length"}, "length"), ({"refusal": "No."}, "refusal"), ({"text": ""}, "empty")],
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_is_not_stored(
-    provider: SimulatedProvider, client: AsyncAnthropic, cache: Cache, stop: str, reason: str, stream: bool
+    provider: SimulatedProvider, client: AsyncAnthropic, cache: Cache, said: dict[str, Any], reason: str, stream: bool
 ) -> None:
     """Truncated answers and refusals reach their caller and are not kept, streamed or not."""
-    provider.answer_next(finish_reason=stop)
+    provider.answer_next(**said)
     answer = await client.messages.create(**CALL, stream=stream)
     if stream:
         assert [event async for event in answer]

@@ -110,9 +110,7 @@ async def test_a_changed_extra_body_misses(provider: SimulatedProvider, plain: A
     assert outcomes == ["miss", "miss", "miss", "hit", "hit"]
 
 
-async def test_controls_never_reach_the_provider(
-    provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache
-) -> None:
+async def test_controls_never_reach_the_provider(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
     """`cache={…}` is taken off the call."""
     create: Any = cache.wrap(plain).chat.completions.create
     await create(**CHAT, cache={"ttl": 60, "tags": ["doc:1"]})
@@ -121,9 +119,7 @@ async def test_controls_never_reach_the_provider(
         await create(**CHAT, cache={"tll": 60})
 
 
-async def test_concurrent_callers_share_one_call(
-    provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache
-) -> None:
+async def test_concurrent_callers_share_one_call(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
     """Twenty identical concurrent calls make one request; each caller has an object of its own."""
     client = cache.wrap(plain)
     provider.hold()
@@ -170,9 +166,7 @@ async def test_the_stream_helper_works_on_a_replay(
     assert calls(provider) == 1
 
 
-async def test_a_stream_left_early_is_not_stored(
-    provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache
-) -> None:
+async def test_a_stream_left_early_is_not_stored(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
     """A consumer that breaks off leaves nothing behind, and its HTTP response is closed."""
     client = cache.wrap(plain)
     async with await client.chat.completions.create(**CHAT, stream=True) as stream:
