@@ -335,8 +335,9 @@ _ANY_CHAT = function_target(_any_chat, _any_chat, call_type=CALL_TYPES["chat"])
 
 
 def _tier(backend: AsyncCacheBackend) -> str:
-    """A backend's name in a status: the file it is in."""
-    return type(backend).__module__.rpartition(".")[2]
+    """A backend's name in a status: that of its type, or of its class when it is none of ours."""
+    package, _, name = type(backend).__module__.rpartition(".")
+    return name if package == "asynccache.backends" else type(backend).__name__
 
 
 def _client_module(target: Any) -> Any:

@@ -25,7 +25,7 @@ from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path, PurePath
 from types import NoneType
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -93,6 +93,17 @@ class Unkeyable(Exception):
 
 class ReadsFile(Exception):
     """The key needs the content of a file: build it again where blocking is allowed."""
+
+
+class KeyBuilder(Protocol):
+    """`build_key`, or a function of yours in its place, which may call it with changed arguments.
+
+    With `files=False` it may raise ReadsFile, and is then called again in a thread with `files=True`.
+    """
+
+    def __call__(
+        self, params: Mapping[str, Any], target: Target, directives: Directives, *, files: bool = False
+    ) -> CacheKey: ...
 
 
 def build_key(params: Mapping[str, Any], target: Target, directives: Directives, *, files: bool = False) -> CacheKey:

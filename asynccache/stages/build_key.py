@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-from asynccache.keys import ReadsFile, Unkeyable, build_key
-from asynccache.model import CacheKey, Request, Response
+from asynccache.keys import KeyBuilder, ReadsFile, Unkeyable, build_key
+from asynccache.model import Request, Response
 from asynccache.protocols import Handler
 
 logger = logging.getLogger("asynccache")
@@ -20,9 +20,12 @@ class BuildKey:
 
     An argument that has no stable value never fails the call: the call is bypassed, and the place of
     the argument is logged once.
+
+    build: makes the key; give one of your own to leave arguments out, or to put more in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, build: KeyBuilder = build_key) -> None:
+        self._build = build
         self._places: set[str] = set()
 
     # A plain function that returns what the next stage returns: a coroutine of its own would cost a hit
@@ -33,7 +36,7 @@ class BuildKey:
             request.bypass = target.keep_out(request.params)
         if not request.bypass:
             try:
-                request.key = build_key(request.params, target, request.directives)
+                request.key = self._build(request.params, target, request.directives)
             except ReadsFile:
                 return self._read_files(request, call_next)
             except Unkeyable as error:
@@ -43,7 +46,9 @@ class BuildKey:
     async def _read_files(self, request: Request, call_next: Handler) -> Response:
         """Build the key in a thread, since reading files blocks."""
         try:
-            request.key = await asyncio.to_thread(_build_with_files, request)
+            request.key = await asyncio.to_thread(
+                self._build, request.params, request.target, request.directives, files=True
+            )
         except Unkeyable as error:
             self._keep_out(request, error)
         return await call_next(request)
@@ -54,6 +59,3 @@ class BuildKey:
             self._places.add(error.place)
             logger.warning("not cached, no key can be built from %s; said once for this place", error)
 
-
-def _build_with_files(request: Request) -> CacheKey:
-    return build_key(request.params, request.target, request.directives, files=True)
