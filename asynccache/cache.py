@@ -263,7 +263,7 @@ class Cache:
             }
             for request in (a, b)
         ]
-        ignored = sorted({*a, *b} & keys.INERT)
+        ignored = sorted(({*a, *b} & keys.INERT) - {"cache"})
         return keys.Explanation(key_a, key_b, keys.differences(*trees), tuple(ignored))
 
     def _target(self, wrapped: Callable[..., Any] | None) -> Target:

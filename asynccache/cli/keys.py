@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from asynccache import Cache, ConfigError
+from asynccache.call_types import CALL_TYPES
 from asynccache.cli.failing import fail
 from asynccache.keys import Difference, Explanation
 
@@ -21,16 +22,23 @@ RequestFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Namespace = Annotated[str | None, typer.Option(help="The namespace of the cache.")]
 Tenant = Annotated[str | None, typer.Option(help="The tenant that the call is made for.")]
+CallType = Annotated[str, typer.Option(help=f"What kind of call it is: {', '.join(CALL_TYPES)}.")]
 
 
-def key(request: RequestFile, as_json: AsJson = False, namespace: Namespace = None, tenant: Tenant = None) -> None:
-    """Print a chat request's cache key, and which of its arguments are not in it.
+def key(
+    request: RequestFile,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    tenant: Tenant = None,
+    call_type: CallType = "chat",
+) -> None:
+    """Print a request's cache key, and which of its arguments are not in it.
 
     The key is that of a wrapped function, such as litellm.acompletion. A wrapped client's key also has the
     address it talks to.
     """
     arguments = _read(request)
-    explanation = _explain(_cache(namespace, tenant), arguments, arguments)
+    explanation = _explain(_cache(namespace, tenant), arguments, arguments, call_type)
     left_out = list(explanation.ignored)
     counted = [name for name in arguments if name not in left_out]
     if as_json:
@@ -47,14 +55,15 @@ def explain(
     as_json: AsJson = False,
     namespace: Namespace = None,
     tenant: Tenant = None,
+    call_type: CallType = "chat",
 ) -> None:
-    """Say, field by field, why two chat requests have different cache keys.
+    """Say, field by field, why two requests have different cache keys.
 
     Exits with 0 when they share one, 1 when they do not, 2 when a file is not a request.
     """
     if a == b == "-":
         fail("only one of the two requests can come from stdin")
-    explanation = _explain(_cache(namespace, tenant), _read(a), _read(b))
+    explanation = _explain(_cache(namespace, tenant), _read(a), _read(b), call_type)
     if as_json:
         typer.echo(json.dumps(_as_dict(explanation), indent=2, ensure_ascii=False))
     else:
@@ -69,9 +78,12 @@ def _cache(namespace: str | None, tenant: str | None) -> Cache:
         fail(str(error))
 
 
-def _explain(cache: Cache, a: dict[str, Any], b: dict[str, Any]) -> Explanation:
+def _explain(cache: Cache, a: dict[str, Any], b: dict[str, Any], call_type: str) -> Explanation:
+    async def call(**_: Any) -> None:
+        """Never called: it is what has the keys of this call type."""
+
     try:
-        return cache.explain(a, b)
+        return cache.explain(a, b, target=cache.wrap(call, call_type=call_type, name=""))
     except ConfigError as error:
         fail(str(error))
 

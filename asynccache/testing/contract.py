@@ -289,7 +289,8 @@ class BackendContract:
         assert not left, f"still running: {left}"
 
     async def test_closing_lets_calls_under_way_end(self, make_backend: MakeBackend) -> None:
-        """They work or raise BackendError. None hangs."""
+        """They work or raise BackendError. None hangs, and none starts anything after the end."""
+        before = asyncio.all_tasks()
         backend = make_backend()
         keys = [key_of(str(number)) for number in range(20)]
         calls: list[asyncio.Future[Any]] = [asyncio.ensure_future(backend.set(key, entry_of(b"1"))) for key in keys]
@@ -298,6 +299,8 @@ class BackendContract:
         await backend.aclose()
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             assert not isinstance(outcome, BaseException) or isinstance(outcome, BackendError), repr(outcome)
+        left = asyncio.all_tasks() - before
+        assert not left, f"still running: {left}"
 
     # What only some can do.
 

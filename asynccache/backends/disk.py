@@ -1,0 +1,541 @@
+"""Entries as files in a folder that several processes may share.
+
+One file per entry, `path/ab/abcdef…`, named by the key's digest. A file is written under another
+name and renamed, so whoever opens it finds the old entry or the new one, whole; nothing is locked.
+
+What reclaiming needs to know of an entry stands in the file's two times, so that a walk opens nothing:
+
+    access time        when the entry expires
+    modification time  when it was last used, within a minute; far in the future for an epoch
+
+They are hints that set the order. Before an entry goes because of them its content is asked, so a
+folder that was copied without its times loses nothing it should have kept.
+"""
+
+# Each of these is one system call; a Path object would cost as much as the call.
+# ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH111, PTH119, PTH120, PTH123
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from itertools import islice
+from typing import Any, BinaryIO, NamedTuple, TypeVar, TypeVarTuple
+
+import aiofiles.os
+
+from asynccache.backends._threads import Threads
+from asynccache.codec import decode, encode
+from asynccache.errors import BackendClosed, BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
+from asynccache.model import CacheKey, Entry
+from asynccache.protocols import Clock, Size
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+NAME = "disk"
+logger = logging.getLogger("asynccache")
+
+_BLOCK = 4096  # file systems hand out space in such blocks, whatever the length of the file
+_SHARE = 16  # the folder is walked after every max_bytes / 16 that this handle has written
+_TOUCH = 60.0  # seconds: a hit notes its time in the file at most this often
+_ABANDONED = 3600.0  # seconds after which an unfinished file has lost its writer
+_NEVER = 2.0**33  # in the year 2242: no expiry, and more recently used than anything else
+_FOLDERS = 16  # subfolders that one thread hop lists
+_BATCH = 64  # files that one thread hop removes
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_SHARD = re.compile("[0-9a-f]{2}")
+_UNFINISHED = re.compile(r"([0-9a-f]{64}\.)?[0-9a-f]{16}\.tmp")
+
+# Reading must not move the access time, nor wait for the other end of a pipe that somebody put there.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_READ_UNSEEN = _READ | getattr(os, "O_NOATIME", 0)
+
+
+class DiskBackend:
+    """Keeps entries in a folder; they outlive the process, and every process on the folder sees them.
+
+    path:      the folder, made when first written to, then open to its owner alone; files and
+               subfolders follow the umask.
+    max_bytes: bytes all entries may take together, each counted in whole blocks of 4 KiB.
+    clock:     tells which entries have expired and which were used last.
+
+    Raises ConfigError for an option that makes no sense.
+
+    Files in the way. A file under an entry's name that is not that entry, whole, is removed, and
+    CorruptEntry raised. Files with other names are left alone and not counted.
+
+    Space. It is reclaimed in the background, after every sixteenth of `max_bytes` that this handle
+    has written, and first after its first `set`: unfinished files of killed processes, then expired
+    entries, then, when the folder is over 15/16 of `max_bytes`, the least recently used until it is
+    under 14/16. While writing outruns reclaiming, `set` waits for it. So the folder may be over its
+    bound by a sixteenth, an eighth for each other process that writes, and the writes in flight.
+    Entries of kind "epoch" go only when nothing else is left.
+
+    Crashes. `kill -9` loses the writes in flight and nothing else. Entries are not synced: after a
+    power loss one may be torn, which is a miss, or an old one may be back. Epochs are synced, so an
+    invalidation that has returned holds.
+
+    Each call is one hop to a thread. May be used from several event loops, one after another or at
+    once, and after a fork.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = ".asynccache",
+        *,
+        max_bytes: int = 1024 * 1024 * 1024,
+        clock: Clock = time.time,
+    ) -> None:
+        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < _BLOCK:
+            raise ConfigError(f"max_bytes must be a whole number of bytes, {_BLOCK} or more, not {max_bytes!r}")
+        # Made absolute now, so that the folder stays the same when the process changes its own.
+        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        self.max_bytes = max_bytes
+        self._clock = clock
+        self._closed = False
+        self._threads = Threads(NAME)
+        self._reclaimer: asyncio.Task[None] | None = None
+        self._unwalked = max_bytes  # written since the last walk: as good as anything before the first
+
+    def __repr__(self) -> str:
+        return f"DiskBackend({self.path!r}, max_bytes={self.max_bytes})"
+
+    async def get(self, key: CacheKey, /) -> Entry | None:
+        """The entry under this key, expired or not; None when there is none.
+
+        Raises CorruptEntry, and removes the file, when it is not a whole entry of this key;
+        BackendUnavailable when the folder cannot be read; BackendClosed.
+        """
+        return await self._hop(self._read, key.digest)
+
+    async def set(self, key: CacheKey, entry: Entry, /) -> None:
+        """Keep the entry in the place of any other.
+
+        Raises EntryTooLarge, and keeps what was there, when it alone is over `max_bytes`;
+        BackendUnavailable when the folder cannot be written (full, forbidden, not a folder); BackendClosed.
+        """
+        self._unwalked += _cost(len(entry.body) + 1)  # now, since a cancelled caller may have written
+        await self._change(self._write, key.digest, entry)
+        if self._unwalked >= self.max_bytes // _SHARE:
+            self._start_reclaiming()
+        if self._unwalked >= self.max_bytes // _SHARE:
+            # As much again was written while one reclaiming is under way: it would never catch up.
+            await self._reclaimed()
+
+    async def delete(self, key: CacheKey, /) -> bool:
+        """Take the entry away. True when there was a file. Raises BackendUnavailable, BackendClosed."""
+        return await self._change(self._unlink, key.digest)
+
+    async def ping(self) -> None:
+        """Write, read and remove a small file. Raises BackendUnavailable when that fails; BackendClosed."""
+        await self._hop(self._try_out)
+
+    async def size(self) -> Size:
+        """The entries in the folder, epochs and expired ones among them, and the bytes they take.
+
+        Walks the folder: a few microseconds per entry. Raises BackendUnavailable, BackendClosed.
+        """
+        self._check_open()
+        try:
+            sizes = [await _count(folders) async for folders in self._folders()]
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return Size(sum(size.entries for size in sizes), sum(size.bytes for size in sizes))
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way, stop reclaiming, end the threads. Closing twice is fine."""
+        self._closed = True
+        self._notice_fork()
+        await self._stop_reclaiming()
+        await self._threads.aclose()
+
+    # Calls: from the event loop to a thread and back.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendClosed("used after aclose()", backend=NAME)
+
+    def _hop(self, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        self._check_open()
+        self._notice_fork()
+        return self._threads.submit(self._translated, function, args)
+
+    def _notice_fork(self) -> None:
+        """A fork copies neither the threads nor the task's loop, and locks as they happen to be."""
+        if self._threads.pid != os.getpid():
+            self._threads = Threads(NAME)
+            self._reclaimer = None
+
+    def _translated(self, function: Callable[[*Ts], T], args: tuple[*Ts]) -> T:
+        try:
+            return function(*args)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> BackendUnavailable:
+        return BackendUnavailable(f"folder {self.path}: {error.strerror or error}", backend=NAME)
+
+    async def _change(self, function: Callable[[_Commit, *Ts], T], *args: *Ts) -> T:
+        """A hop that changes a file in its last step. When the caller is cancelled,
+
+        1. before that step: the step is never taken. Else it could be taken at any time later, and
+           undo what the caller does next;
+        2. in that step or after it: it is waited for, which is as long as one rename takes.
+        """
+        commit = _Commit()
+        future = self._hop(function, commit, *args)
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            if commit.take():
+                future.cancel()
+            await _settle(future)
+            raise
+        return future.result()
+
+    # Files: what the threads do.
+
+    def _file(self, digest: str) -> tuple[str, CacheKey]:
+        """The path of an entry, and the key to seal it with: what is no digest is not fit to be a name."""
+        name = digest if _DIGEST.fullmatch(digest) else sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{self.path}/{name[:2]}/{name}", CacheKey(name)
+
+    def _read(self, digest: str) -> Entry | None:
+        path, key = self._file(digest)
+        try:
+            file = _open(path)
+        except FileNotFoundError:
+            return None
+        try:
+            facts = os.fstat(file)
+            try:
+                entry = decode(key, _content(file, facts, self.max_bytes))
+            except CorruptEntry as error:
+                _discard(path, facts)
+                raise CorruptEntry(f"{error}: {path} removed", backend=NAME) from error
+            now = self._clock()
+            if entry.kind != "epoch" and abs(now - facts.st_mtime) >= _TOUCH:
+                # It may be another user's file, or a read-only disk: then it only looks less useful.
+                with contextlib.suppress(OSError):
+                    _stamp(file, entry, now)
+            return entry
+        finally:
+            os.close(file)
+
+    def _write(self, commit: _Commit, digest: str, entry: Entry) -> None:
+        path, key = self._file(digest)
+        data = encode(key, entry)
+        cost = _cost(len(data))
+        if cost > self.max_bytes:
+            raise EntryTooLarge(f"an entry of {cost} bytes where max_bytes is {self.max_bytes}", backend=NAME)
+        unfinished = f"{path}.{_unfinished()}"
+        try:
+            self._write_unfinished(unfinished, data, entry)
+            if not commit.take():
+                os.unlink(unfinished)
+                return
+            os.replace(unfinished, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished)
+            raise
+        if entry.kind == "epoch":
+            _sync_folder(os.path.dirname(path))
+
+    def _write_unfinished(self, path: str, data: bytes, entry: Entry) -> None:
+        with self._create(path) as file:
+            file.write(data)
+            file.flush()
+            _stamp(file.fileno(), entry, self._clock())
+            if entry.kind == "epoch":
+                os.fsync(file.fileno())
+
+    def _create(self, path: str) -> BinaryIO:
+        try:
+            return open(path, "xb")
+        except FileNotFoundError:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            return open(path, "xb")
+
+    def _unlink(self, commit: _Commit, digest: str) -> bool:
+        path, _ = self._file(digest)
+        try:
+            if commit.take():
+                os.unlink(path)
+                return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    def _try_out(self) -> None:
+        path = f"{self.path}/00/{_unfinished()}"
+        try:
+            with self._create(path) as file:
+                file.write(b"ping")
+            with open(path, "rb") as file:
+                if file.read() != b"ping":
+                    raise OSError("does not give back what was written")
+        finally:
+            with contextlib.suppress(OSError):  # what failed first is what counts
+                os.unlink(path)
+
+    # Reclaiming: in the background, by a task of its own.
+
+    def _start_reclaiming(self) -> None:
+        running = self._reclaimer
+        if self._closed or (running is not None and not running.done() and not running.get_loop().is_closed()):
+            return
+        self._unwalked = 0
+        self._reclaimer = asyncio.get_running_loop().create_task(self._reclaim(), name="asynccache-disk-reclaim")
+
+    async def _reclaimed(self) -> None:
+        """Wait until the reclaiming that is under way, if any, has ended."""
+        task = self._reclaimer
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait((task,))
+
+    async def _stop_reclaiming(self) -> None:
+        task = self._reclaimer
+        if task is None or task.done() or task.get_loop().is_closed():
+            return
+        if task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait((task,))
+        else:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    async def _reclaim(self) -> None:
+        """Bring the folder back to its bounds.
+
+        Two processes may do this at once. Both go through the same files in the same order, and what
+        one finds gone it counts as freed, so together they remove what each would have alone.
+        """
+        try:
+            await self._sweep(self._clock())
+        except OSError as error:
+            logger.warning("%s", self._unavailable(error))
+
+    async def _sweep(self, now: float) -> None:
+        shards: list[_Shard] = []
+        async for folders in self._folders():
+            shards += await _scan(folders, now)
+        await _remove([path for shard in shards for path in shard.abandoned])
+        share = self.max_bytes // _SHARE
+        total = sum(shard.cost for shard in shards)
+        excess = total - (self.max_bytes - 2 * share) if total > self.max_bytes - share else 0
+        # Merged step by step: sorting all at once would hold the interpreter, and so the loop, for long.
+        worst_first = heapq.merge(*(shard.files for shard in shards))
+        while batch := list(islice(worst_first, _BATCH)):
+            excess -= await _evict(batch, excess, now)
+            if excess <= 0 and batch[-1].live:
+                return
+
+    async def _folders(self) -> AsyncIterator[list[str]]:
+        """The subfolders that hold entries, as many at a time as one thread hop should look at."""
+        try:
+            names = await aiofiles.os.listdir(self.path)
+        except FileNotFoundError:
+            return
+        paths = iter([f"{self.path}/{name}" for name in names if _SHARD.fullmatch(name)])
+        while some := list(islice(paths, _FOLDERS)):
+            yield some
+
+
+class _Commit:
+    """The right to take the last step of a change. It can be had once."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        return self._lock.acquire(blocking=False)
+
+
+class _File(NamedTuple):
+    """An entry's file as a walk saw it. Files sort by value, the least first: expired, then longest unused."""
+
+    live: bool
+    used: int
+    path: str
+    cost: int
+    inode: int
+
+
+class _Shard(NamedTuple):
+    """What one folder holds: the entries, least valuable first, their cost, and files without a writer."""
+
+    files: list[_File]
+    cost: int
+    abandoned: list[str]
+
+
+async def _settle(future: asyncio.Future[Any]) -> None:
+    """Wait for its end, however often the waiting is cancelled. What it raises is of no interest."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((future,))
+    if not future.cancelled():
+        future.exception()
+
+
+def _unfinished() -> str:
+    return f"{os.urandom(8).hex()}.tmp"
+
+
+def _cost(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, _READ_UNSEEN)
+    except PermissionError:
+        return os.open(path, _READ)  # only a file's owner may read it unseen
+
+
+def _content(file: int, facts: os.stat_result, limit: int) -> bytes:
+    """All bytes of an open file. Raises CorruptEntry when it cannot be one that this backend wrote."""
+    size = facts.st_size
+    if not stat.S_ISREG(facts.st_mode) or size > limit:
+        raise CorruptEntry("not a file of this cache")
+    data = os.read(file, size)
+    while len(data) < size and (more := os.read(file, size - len(data))):
+        data += more  # one call reads 2 GiB at most
+    return data
+
+
+def _stamp(file: int, entry: Entry, used: float) -> None:
+    """Note in the file's times what reclaiming needs to know."""
+    never = entry.expires is None or not entry.expires < _NEVER  # "not <" covers NaN
+    expires = _NEVER if entry.expires is None or never else max(0.0, entry.expires)
+    os.utime(file, ns=(_ns(expires), _ns(_NEVER if entry.kind == "epoch" else used)))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _discard(path: str, facts: os.stat_result) -> None:
+    """Remove a file that was found to be bad, unless its place has been taken. `facts` are those of
+    the open file, whose inode number cannot be used again while it is open. At the time of the look,
+
+    1. the path names the bad file: it goes;
+    2. another process has put a good file there: it stays;
+    3. the path is gone: fine.
+
+    A good file put there between the look and the removal is lost. That is a miss, and never a wrong
+    answer; moving the file away first, and back if it was good, could undo a `delete` instead.
+    """
+    with contextlib.suppress(OSError):  # what cannot be removed stays a miss
+        if os.lstat(path).st_ino == facts.st_ino:
+            os.unlink(path)
+
+
+@aiofiles.os.wrap
+def _scan(folders: list[str], now: float) -> list[_Shard]:
+    return [_shard(folder, now) for folder in folders]
+
+
+@aiofiles.os.wrap
+def _count(folders: list[str]) -> Size:
+    shards = [_shard(folder, 0.0) for folder in folders]
+    return Size(sum(len(shard.files) for shard in shards), sum(shard.cost for shard in shards))
+
+
+def _shard(folder: str, now: float) -> _Shard:
+    files: list[_File] = []
+    abandoned: list[str] = []
+    try:
+        found = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return _Shard([], 0, [])
+    with found:
+        for item in found:
+            try:
+                facts = item.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(facts.st_mode):
+                continue
+            if _DIGEST.fullmatch(item.name):
+                live = facts.st_atime > now
+                files.append(_File(live, facts.st_mtime_ns, item.path, _cost(facts.st_size), facts.st_ino))
+            elif _UNFINISHED.fullmatch(item.name) and now - facts.st_ctime > _ABANDONED:
+                abandoned.append(item.path)
+    files.sort()
+    return _Shard(files, sum(file.cost for file in files), abandoned)
+
+
+@aiofiles.os.wrap
+def _remove(paths: list[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone already, or another user's: that is up to its process
+            os.unlink(path)
+
+
+@aiofiles.os.wrap
+def _evict(files: list[_File], excess: int, now: float) -> int:
+    """Remove, in this order, the expired, and others until `excess` bytes are free. Returns the bytes freed."""
+    freed = 0
+    for file in files:
+        if file.live and freed >= excess:
+            break
+        try:
+            if _may_go(file, now):
+                os.unlink(file.path)
+                freed += file.cost
+        except FileNotFoundError:
+            freed += file.cost  # another process did it
+        except OSError as error:
+            logger.debug("not reclaimed: %s", error)  # the next one will do
+    return freed
+
+
+def _may_go(file: _File, now: float) -> bool:
+    """Whether the file is still what the walk saw. Where its times could be wrong and it would matter,
+    its content is asked, and the times are put right."""
+    opened = _open(file.path)
+    try:
+        facts = os.fstat(opened)
+        if (facts.st_ino, facts.st_mtime_ns) != (file.inode, file.used):
+            return False  # replaced or used since
+        if file.live and file.cost > _BLOCK:
+            return True  # longest unused, and too long for an epoch
+        key = CacheKey(os.path.basename(file.path))
+        entry = decode(key, _content(opened, facts, facts.st_size))
+        expired = entry.expires is not None and entry.expires <= now
+        hidden = entry.kind == "epoch" and file.used <= _ns(now)
+        if (file.live or expired) and not hidden:
+            return True
+        with contextlib.suppress(OSError):
+            _stamp(opened, entry, file.used / 1e9)
+        return False
+    except CorruptEntry:
+        return True
+    finally:
+        os.close(opened)
+
+
+BACKEND = DiskBackend
