@@ -98,7 +98,7 @@ class Threads:
                 continue
             try:
                 result = function(*args)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, it belongs to whoever waits for it
                 outbox.put(future, None, error)
             else:
                 outbox.put(future, result, None)

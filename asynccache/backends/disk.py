@@ -13,7 +13,7 @@ folder that was copied without its times loses nothing it should have kept.
 """
 
 # Each of these is one system call; a Path object would cost as much as the call.
-# ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH111, PTH119, PTH120, PTH123
+# ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH111, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ import heapq
 import logging
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from itertools import islice
-from typing import Any, BinaryIO, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, BinaryIO, TypeVar, TypeVarTuple
 
 import aiofiles.os
 
+from asynccache.backends import _files
 from asynccache.backends._threads import Threads
 from asynccache.codec import decode, encode
 from asynccache.errors import BackendClosed, BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
@@ -45,21 +45,12 @@ Ts = TypeVarTuple("Ts")
 NAME = "disk"
 logger = logging.getLogger("asynccache")
 
-_BLOCK = 4096  # file systems hand out space in such blocks, whatever the length of the file
 _SHARE = 16  # the folder is walked after every max_bytes / 16 that this handle has written
 _TOUCH = 60.0  # seconds: a hit notes its time in the file at most this often
-_ABANDONED = 3600.0  # seconds after which an unfinished file has lost its writer
-_NEVER = 2.0**33  # in the year 2242: no expiry, and more recently used than anything else
 _FOLDERS = 16  # subfolders that one thread hop lists
 _BATCH = 64  # files that one thread hop removes
 
-_DIGEST = re.compile("[0-9a-f]{64}")
 _SHARD = re.compile("[0-9a-f]{2}")
-_UNFINISHED = re.compile(r"([0-9a-f]{64}\.)?[0-9a-f]{16}\.tmp")
-
-# Reading must not move the access time, nor wait for the other end of a pipe that somebody put there.
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_READ_UNSEEN = _READ | getattr(os, "O_NOATIME", 0)
 
 
 class DiskBackend:
@@ -97,8 +88,8 @@ class DiskBackend:
         max_bytes: int = 1024 * 1024 * 1024,
         clock: Clock = time.time,
     ) -> None:
-        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < _BLOCK:
-            raise ConfigError(f"max_bytes must be a whole number of bytes, {_BLOCK} or more, not {max_bytes!r}")
+        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < _files.BLOCK:
+            raise ConfigError(f"max_bytes must be a whole number of bytes, {_files.BLOCK} or more, not {max_bytes!r}")
         # Made absolute now, so that the folder stays the same when the process changes its own.
         self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
         self.max_bytes = max_bytes
@@ -125,7 +116,7 @@ class DiskBackend:
         Raises EntryTooLarge, and keeps what was there, when it alone is over `max_bytes`;
         BackendUnavailable when the folder cannot be written (full, forbidden, not a folder); BackendClosed.
         """
-        self._unwalked += _cost(len(entry.body) + 1)  # now, since a cancelled caller may have written
+        self._unwalked += _files.cost_of(len(entry.body) + 1)  # now, since a cancelled caller may have written
         await self._change(self._write, key.digest, entry)
         if self._unwalked >= self.max_bytes // _SHARE:
             self._start_reclaiming()
@@ -148,7 +139,7 @@ class DiskBackend:
         """
         self._check_open()
         try:
-            sizes = [await _count(folders) async for folders in self._folders()]
+            sizes = [await _files.count(folders) async for folders in self._folders()]
         except OSError as error:
             raise self._unavailable(error) from error
         return Size(sum(size.entries for size in sizes), sum(size.bytes for size in sizes))
@@ -208,27 +199,29 @@ class DiskBackend:
 
     def _file(self, digest: str) -> tuple[str, CacheKey]:
         """The path of an entry, and the key to seal it with: what is no digest is not fit to be a name."""
-        name = digest if _DIGEST.fullmatch(digest) else sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
+        name = (
+            digest if _files.DIGEST.fullmatch(digest) else sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
+        )
         return f"{self.path}/{name[:2]}/{name}", CacheKey(name)
 
     def _read(self, digest: str) -> Entry | None:
         path, key = self._file(digest)
         try:
-            file = _open(path)
+            file = _files.open_to_read(path)
         except FileNotFoundError:
             return None
         try:
             facts = os.fstat(file)
             try:
-                entry = decode(key, _content(file, facts, self.max_bytes))
+                entry = decode(key, _files.content_of(file, facts, self.max_bytes))
             except CorruptEntry as error:
-                _discard(path, facts)
+                _files.discard(path, facts)
                 raise CorruptEntry(f"{error}: {path} removed", backend=NAME) from error
             now = self._clock()
             if entry.kind != "epoch" and abs(now - facts.st_mtime) >= _TOUCH:
                 # It may be another user's file, or a read-only disk: then it only looks less useful.
                 with contextlib.suppress(OSError):
-                    _stamp(file, entry, now)
+                    _files.stamp(file, entry, now)
             return entry
         finally:
             os.close(file)
@@ -236,10 +229,10 @@ class DiskBackend:
     def _write(self, commit: _Commit, digest: str, entry: Entry) -> None:
         path, key = self._file(digest)
         data = encode(key, entry)
-        cost = _cost(len(data))
+        cost = _files.cost_of(len(data))
         if cost > self.max_bytes:
             raise EntryTooLarge(f"an entry of {cost} bytes where max_bytes is {self.max_bytes}", backend=NAME)
-        unfinished = f"{path}.{_unfinished()}"
+        unfinished = f"{path}.{_files.unfinished_name()}"
         try:
             self._write_unfinished(unfinished, data, entry)
             if not commit.take():
@@ -251,13 +244,13 @@ class DiskBackend:
                 os.unlink(unfinished)
             raise
         if entry.kind == "epoch":
-            _sync_folder(os.path.dirname(path))
+            _files.sync_folder(os.path.dirname(path))
 
     def _write_unfinished(self, path: str, data: bytes, entry: Entry) -> None:
         with self._create(path) as file:
             file.write(data)
             file.flush()
-            _stamp(file.fileno(), entry, self._clock())
+            _files.stamp(file.fileno(), entry, self._clock())
             if entry.kind == "epoch":
                 os.fsync(file.fileno())
 
@@ -280,7 +273,7 @@ class DiskBackend:
         return False
 
     def _try_out(self) -> None:
-        path = f"{self.path}/00/{_unfinished()}"
+        path = f"{self.path}/00/{_files.unfinished_name()}"
         try:
             with self._create(path) as file:
                 file.write(b"ping")
@@ -328,17 +321,17 @@ class DiskBackend:
             logger.warning("%s", self._unavailable(error))
 
     async def _sweep(self, now: float) -> None:
-        shards: list[_Shard] = []
+        shards: list[_files.Shard] = []
         async for folders in self._folders():
-            shards += await _scan(folders, now)
-        await _remove([path for shard in shards for path in shard.abandoned])
+            shards += await _files.scan(folders, now)
+        await _files.remove([path for shard in shards for path in shard.abandoned])
         share = self.max_bytes // _SHARE
         total = sum(shard.cost for shard in shards)
         excess = total - (self.max_bytes - 2 * share) if total > self.max_bytes - share else 0
         # Merged step by step: sorting all at once would hold the interpreter, and so the loop, for long.
         worst_first = heapq.merge(*(shard.files for shard in shards))
         while batch := list(islice(worst_first, _BATCH)):
-            excess -= await _evict(batch, excess, now)
+            excess -= await _files.evict(batch, excess, now)
             if excess <= 0 and batch[-1].live:
                 return
 
@@ -365,24 +358,6 @@ class _Commit:
         return self._lock.acquire(blocking=False)
 
 
-class _File(NamedTuple):
-    """An entry's file as a walk saw it. Files sort by value, the least first: expired, then longest unused."""
-
-    live: bool
-    used: int
-    path: str
-    cost: int
-    inode: int
-
-
-class _Shard(NamedTuple):
-    """What one folder holds: the entries, least valuable first, their cost, and files without a writer."""
-
-    files: list[_File]
-    cost: int
-    abandoned: list[str]
-
-
 async def _settle(future: asyncio.Future[Any]) -> None:
     """Wait for its end, however often the waiting is cancelled. What it raises is of no interest."""
     while not future.done():
@@ -390,152 +365,6 @@ async def _settle(future: asyncio.Future[Any]) -> None:
             await asyncio.wait((future,))
     if not future.cancelled():
         future.exception()
-
-
-def _unfinished() -> str:
-    return f"{os.urandom(8).hex()}.tmp"
-
-
-def _cost(length: int) -> int:
-    return -(-length // _BLOCK) * _BLOCK
-
-
-def _open(path: str) -> int:
-    try:
-        return os.open(path, _READ_UNSEEN)
-    except PermissionError:
-        return os.open(path, _READ)  # only a file's owner may read it unseen
-
-
-def _content(file: int, facts: os.stat_result, limit: int) -> bytes:
-    """All bytes of an open file. Raises CorruptEntry when it cannot be one that this backend wrote."""
-    size = facts.st_size
-    if not stat.S_ISREG(facts.st_mode) or size > limit:
-        raise CorruptEntry("not a file of this cache")
-    data = os.read(file, size)
-    while len(data) < size and (more := os.read(file, size - len(data))):
-        data += more  # one call reads 2 GiB at most
-    return data
-
-
-def _stamp(file: int, entry: Entry, used: float) -> None:
-    """Note in the file's times what reclaiming needs to know."""
-    never = entry.expires is None or not entry.expires < _NEVER  # "not <" covers NaN
-    expires = _NEVER if entry.expires is None or never else max(0.0, entry.expires)
-    os.utime(file, ns=(_ns(expires), _ns(_NEVER if entry.kind == "epoch" else used)))
-
-
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _discard(path: str, facts: os.stat_result) -> None:
-    """Remove a file that was found to be bad, unless its place has been taken. `facts` are those of
-    the open file, whose inode number cannot be used again while it is open. At the time of the look,
-
-    1. the path names the bad file: it goes;
-    2. another process has put a good file there: it stays;
-    3. the path is gone: fine.
-
-    A good file put there between the look and the removal is lost. That is a miss, and never a wrong
-    answer; moving the file away first, and back if it was good, could undo a `delete` instead.
-    """
-    with contextlib.suppress(OSError):  # what cannot be removed stays a miss
-        if os.lstat(path).st_ino == facts.st_ino:
-            os.unlink(path)
-
-
-@aiofiles.os.wrap
-def _scan(folders: list[str], now: float) -> list[_Shard]:
-    return [_shard(folder, now) for folder in folders]
-
-
-@aiofiles.os.wrap
-def _count(folders: list[str]) -> Size:
-    shards = [_shard(folder, 0.0) for folder in folders]
-    return Size(sum(len(shard.files) for shard in shards), sum(shard.cost for shard in shards))
-
-
-def _shard(folder: str, now: float) -> _Shard:
-    files: list[_File] = []
-    abandoned: list[str] = []
-    try:
-        found = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return _Shard([], 0, [])
-    with found:
-        for item in found:
-            try:
-                facts = item.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISREG(facts.st_mode):
-                continue
-            if _DIGEST.fullmatch(item.name):
-                live = facts.st_atime > now
-                files.append(_File(live, facts.st_mtime_ns, item.path, _cost(facts.st_size), facts.st_ino))
-            elif _UNFINISHED.fullmatch(item.name) and now - facts.st_ctime > _ABANDONED:
-                abandoned.append(item.path)
-    files.sort()
-    return _Shard(files, sum(file.cost for file in files), abandoned)
-
-
-@aiofiles.os.wrap
-def _remove(paths: list[str]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):  # gone already, or another user's: that is up to its process
-            os.unlink(path)
-
-
-@aiofiles.os.wrap
-def _evict(files: list[_File], excess: int, now: float) -> int:
-    """Remove, in this order, the expired, and others until `excess` bytes are free. Returns the bytes freed."""
-    freed = 0
-    for file in files:
-        if file.live and freed >= excess:
-            break
-        try:
-            if _may_go(file, now):
-                os.unlink(file.path)
-                freed += file.cost
-        except FileNotFoundError:
-            freed += file.cost  # another process did it
-        except OSError as error:
-            logger.debug("not reclaimed: %s", error)  # the next one will do
-    return freed
-
-
-def _may_go(file: _File, now: float) -> bool:
-    """Whether the file is still what the walk saw. Where its times could be wrong and it would matter,
-    its content is asked, and the times are put right."""
-    opened = _open(file.path)
-    try:
-        facts = os.fstat(opened)
-        if (facts.st_ino, facts.st_mtime_ns) != (file.inode, file.used):
-            return False  # replaced or used since
-        if file.live and file.cost > _BLOCK:
-            return True  # longest unused, and too long for an epoch
-        key = CacheKey(os.path.basename(file.path))
-        entry = decode(key, _content(opened, facts, facts.st_size))
-        expired = entry.expires is not None and entry.expires <= now
-        hidden = entry.kind == "epoch" and file.used <= _ns(now)
-        if (file.live or expired) and not hidden:
-            return True
-        with contextlib.suppress(OSError):
-            _stamp(opened, entry, file.used / 1e9)
-        return False
-    except CorruptEntry:
-        return True
-    finally:
-        os.close(opened)
 
 
 BACKEND = DiskBackend

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiofiles.os
 import pytest
 
-from asynccache.backends import disk
+from asynccache.backends import _files, disk
 from asynccache.backends.disk import DiskBackend
 from asynccache.codec import encode
 from asynccache.errors import BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
@@ -419,16 +419,16 @@ async def test_what_is_used_or_replaced_meanwhile_is_not_reclaimed(
         await backend.set(key_of(name), entry(blocks=4))
         await reclaimed(backend)
         clock.advance(100)
-    evict = disk._evict
+    evict = _files.evict
 
-    async def late(found: list[disk._File], excess: int, now: float) -> int:
+    async def late(found: list[_files.File], excess: int, now: float) -> int:
         await backend.get(key_of("used"))
         async with aclosing(DiskBackend(backend.path, clock=clock)) as other:
             await other.set(key_of("replaced"), entry(b"new", blocks=4))
         return await evict(found, excess, now)
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "_evict", late)
+        patch.setattr(_files, "evict", late)
         await backend.set(key_of("large"), entry(blocks=20))
         await reclaimed(backend)
     assert await kept(backend, "used", "replaced", "neither", "large") == {"used", "replaced", "large"}
