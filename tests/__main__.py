@@ -18,7 +18,7 @@ LITELLM = ROOT / "tests" / "litellm"
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (whoever runs this may have any Python)
         print(f"asynccache needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     active = Path(sys.prefix) if sys.prefix != sys.base_prefix else None
