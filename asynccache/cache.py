@@ -29,6 +29,7 @@ from asynccache.targets import binder, by_name, function_target, is_async, takes
 
 T = TypeVar("T")
 _UNSET: Any = object()
+_VERBS = ("get", "set", "delete", "aclose")
 
 
 class Cache:
@@ -66,6 +67,8 @@ class Cache:
     ) -> None:
         if backend is not None and (type is not None or options):
             raise ConfigError("give a backend, or a type and its options, not both")
+        if backend is not None and not all(callable(getattr(backend, verb, None)) for verb in _VERBS):
+            raise ConfigError(f"backend={backend!r}: an object with {', '.join(_VERBS)} is wanted, or type='…'")
         if mode not in tuple(CacheMode):
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
         self.stats = Stats()
@@ -193,12 +196,14 @@ class Cache:
             response = await handler(request)
             return carry(response) if isinstance(response, Completion) else stream(response)
 
-        call.__asynccache_target__ = target  # type: ignore[attr-defined]
+        call.__asynccache_targets__ = target, chat  # type: ignore[attr-defined]
         return call
 
     def as_sync(self, function: Callable[..., Any], wrapped: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         """What `around` made of a sync function's target (see `on_callers_thread`), as a sync function."""
-        return self._loop_thread.sync(function, wrapped)
+        call: Callable[..., Any] = self._loop_thread.sync(function, wrapped)
+        call.__asynccache_targets__ = getattr(wrapped, "__asynccache_targets__", None)  # type: ignore[attr-defined]
+        return call
 
     def _supports(self, target: Target) -> bool:
         return self._supported is None or target.call_type.name in self._supported
@@ -244,7 +249,7 @@ class Cache:
         control = request.pop("cache", None)
         wanted = self._defaults if control is None else directives.parse(control, self._defaults, self._fixed)
         try:
-            return keys.build_key(request, self._target(target), wanted, files=True).digest
+            return keys.build_key(request, self._target(target, request), wanted, files=True).digest
         except keys.Unkeyable as error:
             raise ConfigError(f"no key can be built: {error}") from error
 
@@ -252,27 +257,27 @@ class Cache:
         self, a: Mapping[str, Any], b: Mapping[str, Any], *, target: Callable[..., Any] | None = None
     ) -> keys.Explanation:
         """Why two requests (their arguments by name) have different keys, field by field."""
-        known = self._target(target)
         key_a, key_b = (self.get_cache_key(target, **request) for request in (a, b))
-        trees = [
-            {
-                **keys.material({k: v for k, v in request.items() if k != "cache"}, known, files=True),
-                **{
-                    f"cache.{k}": v for k, v in dict(request.get("cache") or {}).items() if k in ("namespace", "tenant")
-                },
-            }
-            for request in (a, b)
-        ]
-        ignored = sorted(({*a, *b} & keys.INERT) - {"cache"})
-        return keys.Explanation(key_a, key_b, keys.differences(*trees), tuple(ignored))
+        trees = []
+        ignored: set[str] = set()
+        for request in (a, b):
+            known = self._target(target, request)
+            wanted = directives.parse(request.get("cache"), self._defaults, self._fixed)
+            borders = {"namespace": wanted.namespace or None, "tenant": wanted.tenant}
+            said = {name: value for name, value in borders.items() if value is not None}
+            trees.append({**keys.material(request, known, files=True), **({"cache": said} if said else {})})
+            ignored |= request.keys() & keys.inert(known)
+        return keys.Explanation(key_a, key_b, keys.differences(*trees), tuple(sorted(ignored - {"cache"})))
 
-    def _target(self, wrapped: Callable[..., Any] | None) -> Target:
+    def _target(self, wrapped: Callable[..., Any] | None, request: Mapping[str, Any]) -> Target:
+        """The target that a call of what was wrapped would have, as `around` chooses it."""
         if wrapped is None:
             return _ANY_CHAT
-        target = getattr(wrapped, "__asynccache_target__", None)
-        if not isinstance(target, Target):
+        targets: tuple[Target, Target | None] | None = getattr(wrapped, "__asynccache_targets__", None)
+        if targets is None:
             raise ConfigError(f"{wrapped!r} was not wrapped by a cache")
-        return target
+        target, chat = targets
+        return target if chat is None or "messages" not in request else chat
 
     # -- taking away ----------------------------------------------------------------------------------
 
@@ -303,11 +308,12 @@ class Cache:
     async def drain(self) -> None:
         """Wait until all writes that were begun are done."""
         await self._writes.drain()
+        await self._loop_thread.run(self._writes.drain)
 
     async def aclose(self) -> None:
         """Finish writes and close the backend, if the cache made it. Closing twice is fine."""
         await self.drain()
-        self._loop_thread.stop()
+        await self._loop_thread.aclose()
         if self._own:
             await self.backend.aclose()
 
