@@ -48,12 +48,13 @@ def default_stages(
     """The stages around the upstream call, outermost first. Their order is spelled here only."""
     hooks = Hooks(pre_hooks, post_hooks, stats=stats, on_error=on_hook_error)
     lookup = Lookup(backend, tier=tier, epochs=epochs, stats=stats, clock=clock)
+    store = Store(backend, epochs=epochs, writes=writes, finish=hooks.finish, stats=stats, clock=clock)
     return [
         *([hooks] if pre_hooks or post_hooks else []),
         BuildKey(),
         lookup,
-        Coalesce(lookup.find),
-        Store(backend, epochs=epochs, writes=writes, finish=hooks.finish, stats=stats, clock=clock),
+        Coalesce(lookup.find, store.outdated),
+        store,
     ]
 
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from hashlib import sha256
+from threading import Lock
 
 import orjson
 
+from asynccache.errors import CorruptEntry
 from asynccache.model import CacheKey, Directives, Entry
 from asynccache.protocols import AsyncCacheBackend, Clock
 
 _KNOWN = 100_000
 Numbers = tuple[tuple[str, int], ...]
+_Known = tuple[int, float, float]  # a number, when it was read, until when nobody need read it again
 
 
 def scopes(directives: Directives) -> tuple[str, ...]:
@@ -54,14 +57,16 @@ class Epochs:
     """The numbers of tags, as the backend has them.
 
     A number that was read is believed for `max_age` seconds: that long may an answer outlive its
-    invalidation by another process. Within one process it ends at once.
+    invalidation by another process. Within one process it ends at once. In the second half of that
+    time one caller reads the number again, while the others go on with the old one.
     """
 
     def __init__(self, backend: AsyncCacheBackend, *, clock: Clock, max_age: float = 1.0) -> None:
         self._backend = backend
         self._clock = clock
         self._max_age = max_age
-        self._known: dict[str, tuple[int, float]] = {}
+        self._lock = Lock()
+        self._known: dict[str, _Known] = {}
 
     def judge(self, numbers: Numbers, now: float) -> str | None:
         """ "" when every tag still has its number, "invalidated" when one has moved on; None when one
@@ -69,10 +74,10 @@ class Epochs:
         known = self._known
         for tag, number in numbers:
             try:
-                current, believed_until = known[tag]
+                current, since, until = known[tag]
             except KeyError:
                 return None
-            if believed_until < now:
+            if not since <= now <= until:
                 return None
             if current != number:
                 return "invalidated"
@@ -85,6 +90,10 @@ class Epochs:
                 return "invalidated"
         return ""
 
+    def moved(self, numbers: Numbers) -> bool:
+        """Whether one of these tags has moved on, as far as this process has heard. Reads nothing."""
+        return any(tag in self._known and self._known[tag][0] != number for tag, number in numbers)
+
     async def read(self, names: Iterable[str]) -> Numbers:
         """The numbers to store beside a new answer; a tag that has none gets one.
 
@@ -92,41 +101,71 @@ class Epochs:
         an answer stored with the other is over before it was used.
         """
         now = self._clock()
-        return tuple([(tag, await self._current(tag, now) or await self.bump(tag)) for tag in names])
+        return tuple([(tag, await self._current(tag, now) or await self._give(tag, 0)) for tag in names])
 
     async def bump(self, tag: str) -> int:
-        """Give the tag a number it never had: all answers that carry an older one are over.
+        """Give the tag a number it never had: all answers that carry another are over. Raises BackendError."""
+        return await self._give(tag, 1)
 
-        Numbers grow with the clock (its milliseconds, above 20 random bits: 63 bits in all), so two
-        processes that bump at the same moment both end what was stored before. Raises BackendError.
-        """
+    async def _give(self, tag: str, invalidates: int) -> int:
+        """The number is new because of its milliseconds and 19 random bits; the last bit says whether it
+        invalidates what was before, or is the tag's first."""
         now = self._clock()
-        number = (int(now * 1000) << 20) | random.getrandbits(20)
-        known = self._known.get(tag, (0, now))[0]
-        number = max(number, known + 1)
-        await self._backend.set(_key(tag), Entry(str(number).encode(), "epoch", now))
-        self._remember(tag, number, now)
+        number = (int(now * 1000) << 20) | (random.getrandbits(19) << 1) | invalidates
+        if number in (0, self._known.get(tag, (0,))[0]):
+            number += 2
+        # Known before it is written: others who find the tag without a number take this one, too.
+        with self._lock:
+            mine = self._learn(tag, number, now)
+        try:
+            await self._backend.set(_key(tag), Entry(str(number).encode(), "epoch", now))
+        except BaseException:
+            with self._lock:
+                if self._known.get(tag) is mine:
+                    del self._known[tag]
+            raise
+        # And once more: meanwhile the number before may have been read.
+        with self._lock:
+            self._learn(tag, number, now)
         return number
 
     async def _current(self, tag: str, now: float) -> int:
         before = self._known.get(tag)
         if before is not None:
-            if before[1] >= now:
-                return before[0]
-            # While this task reads, others go on with the old number instead of reading as well.
-            self._remember(tag, before[0], now)
-        entry = await self._backend.get(_key(tag))
-        number = int(entry.body) if entry is not None and entry.kind == "epoch" else 0
-        latest = self._known.get(tag)
-        if latest is not None and latest[0] != (before[0] if before else 0):
-            return latest[0]  # bumped here while we read: what we read may be the number before
-        self._remember(tag, number, now)
+            number, since, until = before
+            if since <= now <= until:
+                return number
+            limit = since + self._max_age
+            if since <= now <= limit:
+                before = self._known[tag] = (number, since, limit)  # while this task reads, others go on
+        number = await self._stored(tag)
+        with self._lock:
+            latest = self._known.get(tag)
+            if latest is not None and latest is not before:
+                return latest[0]  # learned while we read: what we read may be the number before
+            self._learn(tag, number, now)
         return number
 
-    def _remember(self, tag: str, number: int, now: float) -> None:
+    async def _stored(self, tag: str) -> int:
+        """The number in the backend; 0 when there is none that can be read."""
+        try:
+            entry = await self._backend.get(_key(tag))
+        except CorruptEntry:
+            return 0
+        if entry is None or entry.kind != "epoch" or not entry.body.isdigit():
+            return 0
+        return int(entry.body)
+
+    def _learn(self, tag: str, number: int, now: float) -> _Known:
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[tag] = (number, now + self._max_age)
+        known = self._known[tag] = (number, now, now + self._max_age / 2)
+        return known
+
+
+def invalidated_since(numbers: Numbers, when: float) -> bool:
+    """Whether one of these is the mark of an invalidation later than this."""
+    return any(number & 1 and number >> 20 > int(when * 1000) for _, number in numbers)
 
 
 def _key(tag: str) -> CacheKey:

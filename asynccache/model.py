@@ -47,25 +47,29 @@ class CacheKey:
     read, written and deleted by identity, and never matches by similarity.
     """
 
-    __slots__ = ("_source", "_views", "digest")
+    __slots__ = ("_views", "digest", "source")
 
-    def __init__(self, digest: str, views: Views | None = None, source: tuple[Any, ...] = ("", "")) -> None:
+    source: tuple[Any, ...]
+    """What `build_key` made it from, and would make it from again; () for any other key."""
+
+    def __init__(self, digest: str, views: Views | tuple[str, str] = ("", ""), source: tuple[Any, ...] = ()) -> None:
         self.digest = digest
         self._views = views
-        self._source = source
+        self.source = source
 
-    def _both(self) -> tuple[Any, ...]:
-        if self._views is not None:
-            self._source, self._views = self._views(*self._source), None
-        return self._source
+    def _both(self) -> tuple[str, str]:
+        views = self._views
+        if not isinstance(views, tuple):
+            views = self._views = views(*self.source)
+        return views
 
     @property
     def scope(self) -> str:
-        return str(self._both()[0])
+        return self._both()[0]
 
     @property
     def text(self) -> str:
-        return str(self._both()[1])
+        return self._both()[1]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CacheKey) and other.digest == self.digest
@@ -211,7 +215,8 @@ class Target:
 class Request:
     """One trip through the pipeline; owned by one task; mutable.
 
-    params:     exactly what the wrapped call would get, without `cache`.
+    params:     exactly what the wrapped call would get, without `cache`. A stage after BuildKey that
+                wants others puts a new dict here: the key still reads the old one.
     directives: what this call asks of the cache.
     bypass:     "" or why the cache keeps out of this call altogether.
     """

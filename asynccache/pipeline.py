@@ -38,7 +38,7 @@ class Writes:
         task = asyncio.create_task(write)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        await asyncio.wait((task,))
 
     async def drain(self) -> None:
         """Wait until all writes that this event loop has begun are done."""

@@ -21,11 +21,12 @@ class Stats:
     coalesced: int = 0
     """Calls answered by an upstream call that another caller had under way."""
     misses: int = 0
-    """Calls that made their own upstream call, those that failed or were cancelled included."""
+    """Calls that the cache could not answer, those that failed or were cancelled included."""
     bypassed: int = 0
     """Calls the cache kept out of."""
     bypass_reasons: Counter[str] = field(default_factory=Counter)
-    """The same by reason: `default-off`, `no-cache, no-store`, `call-type`, `unkeyable`, `raw-response`."""
+    """The same by reason: `default-off`, `no-cache, no-store`, `call-type`, `unkeyable`, `raw-response`,
+    `hook` (one raised before the cache was asked)."""
     upstream_calls: int = 0
     """Calls of the wrapped function that were begun."""
     upstream_errors: int = 0
@@ -36,7 +37,8 @@ class Stats:
     """Answers that were not written because of what they are."""
     reject_reasons: Counter[str] = field(default_factory=Counter)
     """The same by reason: `error`, `empty`, `length`, `content_filter`, `refusal`, `tool-arguments`,
-    `unfinished`, `aborted`, `unreadable`, `answer-type`, `ttl`, `veto`, or a hook's own word."""
+    `unfinished`, `aborted`, `unreadable`, `answer-type`, `ttl`, `changed` (the arguments, after the
+    key was built), `invalidated` (while the call was under way), `veto`, or a hook's own word."""
     read_errors: int = 0
     """Look-ups that a backend failed (each became a miss), corrupt entries aside."""
     corrupt: int = 0
@@ -59,8 +61,10 @@ class Stats:
 
     def count_end(self, outcome: str) -> None:
         """Count a call that was not answered by the first look-up."""
-        if outcome == "hit":
+        if outcome in ("hit", "semantic"):
             self.hits += 1
+        elif outcome == "stale":
+            self.stale += 1
         elif outcome == "coalesced":
             self.coalesced += 1
         else:

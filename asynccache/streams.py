@@ -28,7 +28,7 @@ class Recorder(Generic[T]):
     """Passes a stream on and keeps its chunks; `done` gets them after a clean end, and only then.
 
     A consumer that breaks off, an upstream that raises, a cancellation: nothing is handed on, and
-    `aborted` is called once. A chunk that cannot be encoded ends the recording, not the stream.
+    `aborted` is called once with the reason. A chunk that cannot be encoded ends the recording, not the stream.
     """
 
     def __init__(
@@ -70,6 +70,9 @@ class Recorder(Generic[T]):
         """Stop listening and close the source. Closing twice is fine."""
         self._stop("aborted")
         await close(self._source)
+
+    def __del__(self) -> None:
+        self._stop("aborted")  # dropped by a consumer who broke off and did not close it
 
     def _stop(self, reason: str) -> None:
         if self._recording:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 Job = Callable[[], None]
@@ -25,6 +25,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
 
     def sync(self, function: Callable[..., T], wrapped: Callable[..., Awaitable[T]]) -> Callable[..., T]:
@@ -35,40 +36,53 @@ class LoopThread:
             async def answer() -> T:
                 return await wrapped(*args, **kwargs)
 
+            if threading.current_thread() is self._thread:
+                # A hook called it, on the very loop that would have to answer: it goes without the cache.
+                kwargs.pop("cache", None)
+                return function(*args, **kwargs)
             thread = CallersThread()
             token = _caller.set(thread)
             try:
                 # The task copies this context, so that the wrapped function finds its caller's thread.
-                future = asyncio.run_coroutine_threadsafe(answer(), self._running())
+                future = self._start(answer)
             finally:
                 _caller.reset(token)
             return thread.wait(future)
 
         return call
 
-    def stop(self) -> None:
-        """End the loop and its thread. A later call starts them anew."""
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this on the loop, when there is one."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(_stop(), loop)
+            if not self._alive():
+                return
+            future = asyncio.run_coroutine_threadsafe(work(), cast(asyncio.AbstractEventLoop, self._loop))
+        await asyncio.wrap_future(future)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> Future[T] | None:
-        """Start this on the loop, when there is one; otherwise it is closed unstarted."""
+    async def aclose(self) -> None:
+        """End the loop and its thread, when the calls under way are done. A later call starts them anew."""
         with self._lock:
-            if self._loop is not None and self._pid == os.getpid():
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
-        work.close()
-        return None
+            if not self._alive():
+                return
+            loop, thread = cast(asyncio.AbstractEventLoop, self._loop), cast(threading.Thread, self._thread)
+            # From here on calls get a new loop; those that have this one began before `_finish`.
+            self._loop = self._thread = None
+            future = asyncio.run_coroutine_threadsafe(_finish(), loop)
+        await asyncio.wrap_future(future)
+        thread.join()  # it has nothing left to do
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         with self._lock:
-            # A forked child has the loop's memory, but not its thread.
-            if self._loop is None or self._pid != os.getpid():
+            if not self._alive():
                 self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_serve, args=(self._loop,), name="asynccache", daemon=True).start()
-            return self._loop
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="asynccache", daemon=True)
+                self._thread.start()
+            return asyncio.run_coroutine_threadsafe(work(), cast(asyncio.AbstractEventLoop, self._loop))
+
+    def _alive(self) -> bool:
+        # A forked child has the loop's memory, but not its thread.
+        return self._loop is not None and self._pid == os.getpid()
 
 
 class CallersThread:
@@ -167,10 +181,10 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _stop() -> None:
+async def _finish() -> None:
     loop = asyncio.get_running_loop()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(tasks)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
     loop.call_soon(loop.stop)

@@ -41,6 +41,8 @@ def function_target(
         name = qualified_name(function) if call_type.name == "function" else ""
     defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
     given = {name: value for name, value in defaults.items() if value is not None and not is_sentinel(value)}
+    if isinstance(function, functools.partial) and function.args:
+        given["*"] = function.args  # what it has fixed by position is not in its signature
     return Target(
         call=call,
         call_type=call_type,
@@ -85,6 +87,10 @@ def binder(function: Callable[..., Any]) -> Bind:
         control = {"cache": kwargs.pop("cache")} if "cache" in kwargs else {}
         bound = signature.bind(*args, **kwargs).arguments
         more = bound.pop(spread, {}) if spread else {}
+        if twice := bound.keys() & more.keys():
+            raise TypeError(
+                f"{min(twice)!r} is positional-only and also in **{spread}: they cannot be told apart by name"
+            )
         return {**bound, **more, **control}
 
     return bind

@@ -39,7 +39,7 @@ class BuildKey:
                 request.key = self._build(request.params, target, request.directives)
             except ReadsFile:
                 return self._read_files(request, call_next)
-            except Unkeyable as error:
+            except Exception as error:  # also of the caller's own objects, when they are asked for their content
                 self._keep_out(request, error)
         return call_next(request)
 
@@ -49,13 +49,14 @@ class BuildKey:
             request.key = await asyncio.to_thread(
                 self._build, request.params, request.target, request.directives, files=True
             )
-        except Unkeyable as error:
+        except Exception as error:  # as above
             self._keep_out(request, error)
         return await call_next(request)
 
-    def _keep_out(self, request: Request, error: Unkeyable) -> None:
+    def _keep_out(self, request: Request, error: Exception) -> None:
+        if not isinstance(error, Unkeyable):
+            error = Unkeyable("an argument", f"{type(error).__name__}: {error}")
         request.bypass = f"unkeyable: {error}"
         if error.place not in self._places and len(self._places) < _PLACES:
             self._places.add(error.place)
             logger.warning("not cached, no key can be built from %s; said once for this place", error)
-

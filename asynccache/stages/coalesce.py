@@ -10,6 +10,8 @@ from asynccache.model import CacheStatus, Completion, Request, Response
 from asynccache.protocols import Handler
 
 LookAgain = Callable[[Request], Awaitable[Response | None]]
+Outdated = Callable[[Request], bool]
+_Place = tuple[asyncio.AbstractEventLoop, str]
 
 
 class Coalesce:
@@ -19,65 +21,91 @@ class Coalesce:
     it fails, all of them get its exception. Every caller but the one who began the flight decodes
     an answer of its own.
 
-    Streams, and calls that may not read or not write, fly alone.
+    Streams, and calls that may not read or not write, fly alone. So do callers on different event loops.
 
     look_again: a caller whose look-up found nothing may come here just after the flight that
     stored the answer has landed. So a new flight looks once more before it calls the upstream: what
     a landed flight stored is there by then, since a flight lands after its write.
+
+    outdated: whether what the flight of this request brings was invalidated after it had begun. Who
+    comes later does not join it.
     """
 
-    def __init__(self, look_again: LookAgain) -> None:
+    def __init__(self, look_again: LookAgain, outdated: Outdated) -> None:
         self._look_again = look_again
-        self._flights: dict[str, _Flight] = {}
+        self._outdated = outdated
+        self._flights: dict[_Place, _Flight] = {}
 
     async def __call__(self, request: Request, call_next: Handler, /) -> Response:
         directives = request.directives
         if request.bypass or directives.no_cache or directives.no_store or request.kind == "stream":
             return await call_next(request)
-        digest = request.key.digest
-        flight = self._flights.get(digest)
-        if flight is None or flight.loop is not asyncio.get_running_loop():
-            flight = self._flights[digest] = _Flight(self._fly(request, call_next))
-            flight.task.add_done_callback(lambda _: self._land(digest, flight))
-            return await self._wait(digest, flight)
-        response = await self._wait(digest, flight)
-        if not isinstance(response, Completion) or response.entry is None:
-            return await call_next(request)  # an answer that cannot be copied: each pays for its own
-        entry = response.entry
-        status = CacheStatus("coalesced", key=digest, entry=entry, now=entry.created, stored=response.status.stored)
-        return Completion(status, request.target.answers.decode(entry), entry)
+        place = asyncio.get_running_loop(), request.key.digest
+        while (flight := self._flights.get(place)) and not flight.task.done() and not self._outdated(flight.request):
+            await self._wait(place, flight)
+            if not flight.task.cancelled():
+                return await self._share(flight.task.result(), request, call_next)
+            # The upstream gave up by itself. That is for the one who called it; this caller tries anew.
+        flight = self._flights[place] = _Flight(request, self._fly(request, call_next))
+        flight.task.add_done_callback(lambda _: self._land(place, flight))
+        await self._wait(place, flight)
+        return flight.task.result()
 
     async def _fly(self, request: Request, call_next: Handler) -> Response:
         return await self._look_again(request) or await call_next(request)
 
-    async def _wait(self, digest: str, flight: _Flight) -> Response:
+    async def _wait(self, place: _Place, flight: _Flight) -> None:
+        """Until it is done. Raises only the caller's own cancellation."""
         flight.waiters += 1
         try:
-            return await asyncio.shield(flight.task)
+            await asyncio.wait((flight.task,))
         except asyncio.CancelledError:
-            if flight.waiters == 1 and not flight.task.done():
+            if flight.waiters == 1:
                 # The last one leaves. From here on a newcomer begins a flight of its own, and we stay
                 # until this one has cleaned up, as we would have without a cache in between.
-                self._land(digest, flight)
-                flight.task.cancel()
-                await asyncio.wait((flight.task,))
+                self._land(place, flight)
+                await _cancel(flight.task)
             raise
         finally:
             flight.waiters -= 1
 
-    def _land(self, digest: str, flight: _Flight) -> None:
-        if self._flights.get(digest) is flight:
-            del self._flights[digest]
+    async def _share(self, response: Response, request: Request, call_next: Handler) -> Response:
+        """For one who joined: what the flight brought, as an answer of its own."""
+        if response.status.outcome == "hit":  # then it is not for the flight to say whether it is good enough
+            return await self._look_again(request) or await call_next(request)
+        if isinstance(response, Completion) and (entry := response.entry) is not None:
+            try:
+                value = request.target.answers.decode(entry)
+            except Exception:  # the other's types are not ours
+                return await call_next(request)
+            stored = response.status.stored
+            status = CacheStatus("coalesced", key=request.digest, entry=entry, now=entry.created, stored=stored)
+            return Completion(status, value, entry)
+        return await call_next(request)  # an answer that cannot be copied: each pays for its own
+
+    def _land(self, place: _Place, flight: _Flight) -> None:
+        if self._flights.get(place) is flight:
+            del self._flights[place]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # so that asyncio does not report it as never retrieved when all have left
 
 
 class _Flight:
-    """An upstream call under way, and how many wait for it."""
+    """An upstream call under way, the request that began it, and how many wait for it."""
 
-    __slots__ = ("loop", "task", "waiters")
+    __slots__ = ("request", "task", "waiters")
 
-    def __init__(self, call: Coroutine[Any, Any, Response]) -> None:
+    def __init__(self, request: Request, call: Coroutine[Any, Any, Response]) -> None:
+        self.request = request
         self.task = asyncio.create_task(call)
-        self.loop = self.task.get_loop()
         self.waiters = 0
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel it, and wait until it is done. Who is cancelled meanwhile passes that on as well."""
+    while not task.done():
+        task.cancel()
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            pass  # the caller is about to raise the first one

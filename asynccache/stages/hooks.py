@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from asynccache.errors import ConfigError
-from asynccache.model import Request, Response
+from asynccache.model import CompletionStream, Request, Response
 from asynccache.protocols import Handler, PostHook, PreHook
 from asynccache.stats import Stats
+from asynccache.streams import close
 
 OnError = Literal["raise", "skip"]
 
@@ -35,10 +36,14 @@ class Hooks:
         self._skip = on_error == "skip"
 
     async def __call__(self, request: Request, call_next: Handler, /) -> Response:
-        for hook in self._pre:
-            params = await self._run(hook, request)
-            if params is not None:
-                request.params = dict(params)
+        try:
+            for hook in self._pre:
+                params = await self._run(hook, request)
+                if params is not None:
+                    request.params = dict(params)
+        except BaseException:
+            self._stats.count_bypass("hook")
+            raise
         response = await call_next(request)
         await self.finish(response, request)
         return response
@@ -48,8 +53,13 @@ class Hooks:
         if response.hooked:
             return
         response.hooked = True
-        for hook in self._post:
-            await self._run(hook, response, request)
+        try:
+            for hook in self._post:
+                await self._run(hook, response, request)
+        except BaseException:
+            if isinstance(response, CompletionStream):
+                await close(response.chunks)  # nobody gets it, so nobody else can
+            raise
 
     async def _run(self, hook: Any, *args: Any) -> Any:
         try:

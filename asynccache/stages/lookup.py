@@ -45,6 +45,9 @@ class Lookup:
                     return response
         except Exception as error:  # also of a backend that breaks its law: it must not break the call
             reason = self._failed(error)
+        except BaseException:  # cancelled
+            self._stats.misses += 1
+            raise
         return await self._miss(request, call_next, reason or "")
 
     async def find(self, request: Request) -> Response | None:
@@ -74,7 +77,7 @@ class Lookup:
 
     def _unfit(self, entry: Entry, request: Request, now: float) -> str | None:
         """Why the entry may not be served; "" when it may; None when the epochs must be read first."""
-        end = entry.fresh_until or entry.expires
+        end = entry.expires if entry.fresh_until is None else entry.fresh_until
         if end is not None and end <= now:
             return "expired"
         max_age = request.directives.max_age

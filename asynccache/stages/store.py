@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from asynccache.epochs import Epochs, Numbers, scopes, tags
+from asynccache.epochs import Epochs, Numbers, invalidated_since, scopes, tags
 from asynccache.errors import BackendError
+from asynccache.keys import ReadsFile, build_key
 from asynccache.model import Completion, CompletionStream, Entry, Kind, Request, Response
 from asynccache.pipeline import Writes
 from asynccache.protocols import AsyncCacheBackend, Clock, Handler, Verdict
@@ -19,6 +20,7 @@ from asynccache.streams import Recorder, join
 
 logger = logging.getLogger("asynccache")
 
+_Encoded = tuple[Kind, bytes, Verdict, dict[str, Any]]
 Finish = Callable[[Response, Request], Awaitable[None]]
 
 
@@ -45,55 +47,81 @@ class Store:
         began = self._clock()
         # Read before the call: an invalidation while it is under way must end what it brings.
         numbers = await self._numbers([*scopes(directives), *tags(directives, directives.tags)])
+        request.attach(call := _Call(began, numbers, _unchanged(request)))
         response = await call_next(request)
-        taking = _Taking(request, response, began, numbers)
         if isinstance(response, CompletionStream):
-            self._record(taking, response)
-        await self._finish(response, request)
-        if isinstance(response, Completion):
-            await self._take(taking, response)
+            self._record(request, response, call)
+            await self._finish(response, request)
+        else:
+            # As the upstream gave it: what the hooks make of it they make of every copy.
+            encoded = self._encode(request, response, call)
+            await self._finish(response, request)
+            if encoded is not None:
+                # Kept even if it is not written: those who wait for the same answer decode their own from it.
+                response.entry = await self._admit(request, response, call, *encoded)
         return response
 
-    async def _take(self, taking: _Taking, response: Completion) -> None:
-        target = taking.request.target
+    def outdated(self, request: Request) -> bool:
+        """Whether what this request's call brings was invalidated after it had begun, as far as is known."""
+        call = request.find(_Call)
+        return call is not None and call.numbers is not None and self._epochs.moved(call.numbers)
+
+    def _encode(self, request: Request, response: Completion, call: _Call) -> _Encoded | None:
+        target = request.target
+        if not call.unchanged:
+            self._stats.count_rejection("changed")
+            return None
         try:
             body, facts = target.answers.encode(response.value)
         except Exception as error:  # an answer may be any object at all: then it is passed on, not stored
             logger.debug("not stored: %s", error)
             self._stats.count_rejection("answer-type")
-            return
-        verdict = _judge(target.call_type.judge, orjson.loads(body))
-        # Kept even if it is not written: those who wait for the same answer decode their own from it.
-        response.entry = await self._admit(taking, "completion", body, verdict, facts)
+            return None
+        return "completion", body, _judge(target.call_type.judge, orjson.loads(body)), facts
 
-    def _record(self, taking: _Taking, response: CompletionStream) -> None:
-        target = taking.request.target
+    def _record(self, request: Request, response: CompletionStream, call: _Call) -> None:
+        target, reject = request.target, self._stats.count_rejection
 
         async def done(chunks: list[bytes]) -> None:
             verdict = _judge(target.call_type.judge_stream, [orjson.loads(chunk) for chunk in chunks])
-            await self._admit(taking, "stream", join(chunks), verdict, {})
+            await self._admit(request, response, call, "stream", join(chunks), verdict, {})
 
-        response.chunks = Recorder(response.chunks, target.answers.encode_chunk, done, self._stats.count_rejection)
+        if not call.unchanged:
+            reject("changed")
+        elif request.kind != "stream":  # a stream that nobody asked for could not be told from a whole answer
+            reject("answer-type")
+        else:
+            response.chunks = Recorder(response.chunks, target.answers.encode_chunk, done, reject)
 
-    async def _admit(self, taking: _Taking, kind: Kind, body: bytes, verdict: Verdict, facts: dict[str, Any]) -> Entry:
+    async def _admit(
+        self,
+        request: Request,
+        response: Response,
+        call: _Call,
+        kind: Kind,
+        body: bytes,
+        verdict: Verdict,
+        facts: dict[str, Any],
+    ) -> Entry:
         """The answer as an entry; written unless the call, the answer or a hook refuses."""
-        response, directives = taking.response, taking.request.directives
-        now, ttl = self._clock(), directives.ttl
-        late = await self._numbers(tags(directives, response.tags))
+        now, ttl = self._clock(), request.directives.ttl
+        late = await self._numbers(tags(request.directives, response.tags))
         entry = Entry(
             body,
             kind,
-            taking.began,
+            call.began,
             expires=None if ttl is None else now + ttl,
-            tags=(*(taking.numbers or ()), *(late or ())),
-            meta={**verdict.facts, **facts, "duration": now - taking.began},
+            tags=(*(call.numbers or ()), *(late or ())),
+            meta={**verdict.facts, **facts, "duration": now - call.began},
         )
         response.status.entry, response.status.now = entry, now
         refusal = response.refusal or verdict.refusal or ("ttl" if ttl == 0 else "")
+        if not refusal and (self._epochs.moved(entry.tags) or invalidated_since(late or (), call.began)):
+            refusal = "invalidated"
         if refusal:
             self._stats.count_rejection(refusal)
-        elif taking.numbers is not None and late is not None:
-            await self._writes.run(self._write(taking.request, response, entry))
+        elif call.numbers is not None and late is not None:
+            await self._writes.run(self._write(request, response, entry))
         return entry
 
     async def _write(self, request: Request, response: Response, entry: Entry) -> None:
@@ -123,13 +151,28 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taking:
-    """An answer on its way into the cache."""
+class _Call:
+    """What was true just before the upstream was called.
 
-    request: Request
-    response: Response
+    numbers:   the epochs of the tags that were known by then; None when the backend could not say.
+    unchanged: whether the arguments were still those that the key was built from.
+    """
+
     began: float
     numbers: Numbers | None
+    unchanged: bool
+
+
+def _unchanged(request: Request) -> bool:
+    """Their owner may have changed the messages since the key was built, and the upstream gets them as
+    they are now. Files are not read again."""
+    key = request.key
+    try:
+        return not key.source or build_key(*key.source).digest == key.digest
+    except ReadsFile:
+        return True
+    except Exception:  # what could be read then cannot be read now
+        return False
 
 
 def _judge(judge: Callable[[Any], Verdict], answer: Any) -> Verdict:

@@ -20,10 +20,7 @@ class Upstream:
         except Exception:
             self._stats.upstream_errors += 1
             raise
-        if request.bypass:
-            status = CacheStatus("bypass", request.bypass)
-        else:
-            status = CacheStatus("miss", key=request.key.digest)
+        status = CacheStatus("bypass" if request.bypass else "miss", request.bypass, key=request.digest)
         if hasattr(answer, "__aiter__"):
             # Its own iterator where it is one: closing that closes what is behind it.
             chunks = answer if hasattr(answer, "__anext__") else aiter(answer)
