@@ -25,7 +25,7 @@ from asynccache.stages.hooks import OnError
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
 from asynccache.sync import LoopThread, on_callers_thread
-from asynccache.targets import binder, by_name, function_target, is_async, takes_anything
+from asynccache.targets import binder, by_name, function_target, is_async, same_function, takes_anything
 
 T = TypeVar("T")
 _UNSET: Any = object()
@@ -87,6 +87,7 @@ class Cache:
         self._writes = Writes()
         self._epochs = Epochs(self.backend, clock=clock)
         self._loop_thread = LoopThread()
+        self._functions: dict[str, Callable[..., Any]] = {}
         default = config.default_stages(
             self.backend,
             tier=self._tier,
@@ -135,9 +136,11 @@ class Cache:
 
         call_type: what the arguments mean; known from a client, and from a parameter `messages`.
         returns:   the type of an answer, when there is no return annotation to tell it.
-        name:      keeps this function's entries apart from those of others with the same arguments.
+        name:      keeps this function's entries apart from those of others with the same arguments, or
+                   lets two functions share them.
 
-        Raises ConfigError for something that cannot be wrapped.
+        Raises ConfigError for something that cannot be wrapped, and for a function without `messages`
+        that has the same module and name as another wrapped before, but is not the same.
         """
         if call_type is not None:
             config.check_names([call_type], list(CALL_TYPES), "call type")
@@ -160,8 +163,19 @@ class Cache:
         chat = None
         if call_type is None and takes_anything(function):
             chat = function_target(function, call, call_type=CALL_TYPES["chat"], **options)
+        if name is None and target.call_type.name == "function" and not self._claim(target.endpoint, function):
+            # They would be given each other's answers, but for calls that have `messages`.
+            refusal = f"another function named {target.endpoint} is wrapped too: wrap(…, name=…) each"
+            if chat is None:
+                raise ConfigError(refusal)
+            target = replace(target, keep_out=lambda _: f"name: {refusal}")
         wrapped = self.around(function, target, chat=chat)
         return self.as_sync(function, wrapped) if is_sync else wrapped
+
+    def _claim(self, endpoint: str, function: Callable[..., Any]) -> bool:
+        """Whether the name is this function's: no other was wrapped under it before, such as a method of
+        another object, or a closure over other values."""
+        return same_function(self._functions.setdefault(endpoint, function), function)
 
     def around(
         self,

@@ -18,7 +18,7 @@ from threading import Lock
 import orjson
 
 from asynccache.errors import CorruptEntry
-from asynccache.model import CacheKey, Directives, Entry
+from asynccache.model import CacheKey, Directives, Entry, Kind
 from asynccache.protocols import AsyncCacheBackend, Clock
 
 _KNOWN = 100_000
@@ -118,7 +118,7 @@ class Epochs:
         with self._lock:
             mine = self._learn(tag, number, now)
         try:
-            await self._backend.set(_key(tag), Entry(str(number).encode(), "epoch", now))
+            await self._backend.set(_key(tag), Entry(str(number).encode(), _kind(tag), now))
         except BaseException:
             with self._lock:
                 if self._known.get(tag) is mine:
@@ -152,7 +152,7 @@ class Epochs:
             entry = await self._backend.get(_key(tag))
         except CorruptEntry:
             return 0
-        if entry is None or entry.kind != "epoch" or not entry.body.isdigit():
+        if entry is None or not entry.body.isdigit():
             return 0
         return int(entry.body)
 
@@ -166,6 +166,13 @@ class Epochs:
 def invalidated_since(numbers: Numbers, when: float) -> bool:
     """Whether one of these is the mark of an invalidation later than this."""
     return any(number & 1 and number >> 20 > int(when * 1000) for _, number in numbers)
+
+
+def _kind(tag: str) -> Kind:
+    """What a whole namespace hangs on is kept before all else. The rest, one for each tag and tenant ever
+    named, is as dear as the answers that carry it: losing it ends those, and keeping it for ever would
+    in the end leave no room for answers."""
+    return "epoch" if tag.endswith(",null,null]") else "completion"
 
 
 def _key(tag: str) -> CacheKey:

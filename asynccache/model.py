@@ -86,8 +86,8 @@ class Entry:
     """What a backend keeps. Immutable, so one object may be shared by everybody.
 
     body:        the answer as JSON; for `kind="stream"`, its chunks as JSON, one a line.
-    kind:        "completion", "stream", or "epoch" (the number of a tag: small, never expires, and
-                 not to be evicted while another entry could be).
+    kind:        "completion", "stream", or "epoch" (the number of a namespace: small, never expires,
+                 and not to be evicted while another entry could be).
     created:     when the call that produced the answer began.
     fresh_until: soft end of life; None: as long as `expires`.
     expires:     hard end of life; None: never.

@@ -26,7 +26,7 @@ class Stats:
     """Calls the cache kept out of."""
     bypass_reasons: Counter[str] = field(default_factory=Counter)
     """The same by reason: `default-off`, `no-cache, no-store`, `call-type`, `unkeyable`, `raw-response`,
-    `hook` (one raised before the cache was asked)."""
+    `name` (another function has it), `hook` (one raised before the cache was asked)."""
     upstream_calls: int = 0
     """Calls of the wrapped function that were begun."""
     upstream_errors: int = 0

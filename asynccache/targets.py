@@ -78,6 +78,26 @@ def qualified_name(function: Callable[..., Any]) -> str:
     return f"{inner.__module__}.{inner.__qualname__}"
 
 
+def same_function(a: Callable[..., Any], b: Callable[..., Any]) -> bool:
+    """Whether two functions of one name do the same: they are one, or have the same code, are bound to the
+    same object, and close over the same ones."""
+    if a is b:
+        return True
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return same_function(a.func, b.func)  # what they have fixed is in the key
+    code = getattr(a, "__code__", None)
+    return (
+        code is not None
+        and code is getattr(b, "__code__", None)
+        and getattr(a, "__self__", None) is getattr(b, "__self__", None)
+        and all(x is y for x, y in zip(_closure(a), _closure(b), strict=True))
+    )
+
+
+def _closure(function: Any) -> list[Any]:
+    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+
+
 def binder(function: Callable[..., Any]) -> Bind:
     """Gives a call's arguments by name, however they were passed."""
     signature = inspect.signature(function)

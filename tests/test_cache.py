@@ -147,13 +147,39 @@ async def test_partials_and_callable_objects() -> None:
         async def __call__(self, prompt: str) -> str:
             return prompt
 
-    cache = Cache()
+    cache, callable_object = Cache(), Ask()
     for _ in range(2):
         assert await cache.wrap(functools.partial(ask, "a"))("why?") == "a: why? 1"
         assert await cache.wrap(functools.partial(ask, "b"))("why?") == "b: why? 1"
         assert await cache.wrap(functools.partial(ask, model="a", n=2))(prompt="why?") == "a: why? 2"
-        assert await cache.wrap(Ask())("why?") == "why?"
+        assert await cache.wrap(callable_object)("why?") == "why?"
     assert (cache.stats.hits, cache.stats.misses) == (4, 4)
+
+
+async def test_two_functions_of_one_name() -> None:
+    """Methods of two objects, or closures over two values, cannot be given each other's answers."""
+
+    class Bot:
+        def __init__(self, mood: str) -> None:
+            self.mood = mood
+
+        async def ask(self, prompt: str) -> str:
+            return f"{self.mood}: {prompt}"
+
+    def answering(mood: str) -> Any:
+        async def anything(**params: Any) -> Any:
+            return mood
+
+        return anything
+
+    cache, merry, sad = Cache(), Bot("merry"), Bot("sad")
+    assert await cache.wrap(merry.ask)("Hi") == await cache.wrap(merry.ask)("Hi") == "merry: Hi"
+    with pytest.raises(ConfigError, match=r"wrap\(…, name=…\)"):
+        cache.wrap(sad.ask)
+    assert await cache.wrap(sad.ask, name="sad")("Hi") == "sad: Hi"
+    assert await cache.wrap(answering("merry"))(prompt="Hi") == "merry"
+    assert await cache.wrap(answering("sad"))(prompt="Hi") == "sad"
+    assert cache.stats.bypass_reasons == {"name": 1}
 
 
 @pytest.mark.parametrize("target", [1, "f", None, Person, object()])

@@ -81,7 +81,7 @@ class Lookup:
         if end is not None and end <= now:
             return "expired"
         max_age = request.directives.max_age
-        if max_age is not None and now - entry.created > max_age:
+        if max_age is not None and now - entry.created >= max_age:
             return "max-age"
         if (entry.kind == "stream") is not bool(request.params.get("stream")):
             return "other-kind"
