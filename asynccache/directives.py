@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
@@ -19,7 +20,8 @@ def seconds(value: Any, name: str) -> float:
     """A number of seconds, or a timedelta, that is not negative. Raises ConfigError."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    # Compared with what a float can hold: a larger int could not be added to the time of day.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ConfigError(f"{name}={value!r}: seconds are wanted (a number ≥ 0, or a timedelta)")
     return value
 
@@ -31,18 +33,27 @@ def lifetime(value: Any, name: str = "ttl") -> float | None:
 
 def words(value: Any, name: str) -> tuple[str, ...]:
     """A str, or several, as a tuple. Raises ConfigError."""
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(item, str) for item in value):
-        return tuple(sorted(value) if isinstance(value, set | frozenset) else value)
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, Iterable) and not isinstance(items, Mapping):
+        found = sorted(items) if isinstance(items, set | frozenset) else list(items)
+        if all(_is_text(item) for item in found):
+            return tuple(str.__str__(item) for item in found)
     raise ConfigError(f"{name}={value!r}: a list of str is wanted")
 
 
 def word(value: Any, name: str) -> str:
     """A str that is not empty. Raises ConfigError."""
-    if isinstance(value, str) and value:
-        return value
+    if value and _is_text(value):
+        return str.__str__(value)
     raise ConfigError(f"{name}={value!r}: a str that is not empty is wanted")
+
+
+def _is_text(value: Any) -> bool:
+    """A str that can be written as UTF-8, as it will have to be."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def parse(control: Any, base: Directives, fixed: frozenset[str] = frozenset()) -> Directives:
@@ -60,10 +71,12 @@ def parse(control: Any, base: Directives, fixed: frozenset[str] = frozenset()) -
         name = str(given).replace("_", "-")
         name = _ALIASES.get(name, name)
         if name not in CONTROLS:
-            near = get_close_matches(name, CONTROLS, n=1)
+            near = get_close_matches(name.lower(), CONTROLS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(CONTROLS)}"
             raise ConfigError(f"cache={{{given!r}: …}}: no such control; {hint}")
         field, read = _READERS[name]
+        if field in changes:
+            raise ConfigError(f"cache[{given!r}]: {name!r} is given twice, in two spellings")
         changes[field] = read(value, f"cache[{given!r}]")
         if field in fixed and changes[field] != getattr(base, field):
             raise ConfigError(f"cache[{given!r}]: this handle is bound to another {field}")

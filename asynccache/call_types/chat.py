@@ -72,7 +72,7 @@ def _refusal(finish: str | None, message: Mapping[str, Any]) -> str:
         return _REASONS[finish]
     if message.get("refusal"):
         return "refusal"
-    for call in message.get("tool_calls") or ():
+    for call in (*(message.get("tool_calls") or ()), {"function": message.get("function_call")}):
         if not is_json((call.get("function") or {}).get("arguments")):
             return "tool-arguments"
     spoken = any(value for name, value in message.items() if name != "role")
@@ -87,6 +87,8 @@ def split_last_turn(params: Mapping[str, Any], turns: str) -> tuple[Mapping[str,
     if not isinstance(messages, list | tuple) or not messages:
         return params, ""
     *earlier, last = messages
+    if callable(getattr(type(last), "model_dump", None)):  # a message object of an SDK
+        last = last.model_dump()
     if not isinstance(last, Mapping) or last.get("role") != "user":
         return params, ""
     content = last.get("content")

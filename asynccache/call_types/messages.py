@@ -27,10 +27,13 @@ class MessagesCallType:
 
     def judge(self, answer: Any) -> Verdict:
         if not isinstance(answer, Mapping) or "content" not in answer:
-            return Verdict("error" if isinstance(answer, Mapping) and answer.get("error") else "")
+            if isinstance(answer, Mapping) and answer.get("error"):
+                return Verdict("error")
+            return Verdict("" if answer else "empty")
         facts = {name: answer[name] for name in ("model", "usage") if answer.get(name)}
         reason = _REASONS.get(answer.get("stop_reason") or "", "")
-        return Verdict(reason or ("" if answer["content"] else "empty"), facts)
+        spoken = any(block.get("type") != "text" or block.get("text") for block in answer["content"] or ())
+        return Verdict(reason or ("" if spoken else "empty"), facts)
 
     def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
         facts: dict[str, Any] = {}
@@ -46,8 +49,9 @@ class MessagesCallType:
                 stop = (event.get("delta") or {}).get("stop_reason") or stop
                 facts["usage"] = {**(facts.get("usage") or {}), **(event.get("usage") or {})}
             elif kind == "content_block_delta":
-                spoken = True
-                inputs[event.get("index", 0)] += (event.get("delta") or {}).get("partial_json") or ""
+                delta = event.get("delta") or {}
+                spoken = spoken or delta.get("type") != "text_delta" or bool(delta.get("text"))
+                inputs[event.get("index", 0)] += delta.get("partial_json") or ""
             elif kind == "content_block_start":
                 spoken = spoken or (event.get("content_block") or {}).get("type") not in (None, "text")
             ended = ended or kind == "message_stop"

@@ -22,7 +22,7 @@ class ResponsesCallType:
         return split_last_turn(params, self.turns)
 
     def judge(self, answer: Any) -> Verdict:
-        if not isinstance(answer, Mapping):
+        if not isinstance(answer, Mapping) or not ("output" in answer or "status" in answer or "error" in answer):
             return Verdict("" if answer else "empty")
         return Verdict(_refusal(answer), {name: answer[name] for name in ("model", "usage") if answer.get(name)})
 
