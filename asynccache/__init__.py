@@ -15,7 +15,7 @@ from asynccache.errors import (
     OrderError,
     StreamError,
 )
-from asynccache.keys import Difference, Explanation
+from asynccache.explanation import Difference, Explanation
 from asynccache.model import (
     CacheKey,
     CacheMode,

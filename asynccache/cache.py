@@ -18,6 +18,8 @@ from asynccache import config, directives, epochs, keys
 from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
+from asynccache.explanation import Explanation, differences
+from asynccache.material import Unkeyable
 from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
 from asynccache.pipeline import Writes, compose
 from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage, SupportsPing
@@ -264,12 +266,12 @@ class Cache:
         wanted = self._defaults if control is None else directives.parse(control, self._defaults, self._fixed)
         try:
             return keys.build_key(request, self._target(target, request), wanted, files=True).digest
-        except keys.Unkeyable as error:
+        except Unkeyable as error:
             raise ConfigError(f"no key can be built: {error}") from error
 
     def explain(
         self, a: Mapping[str, Any], b: Mapping[str, Any], *, target: Callable[..., Any] | None = None
-    ) -> keys.Explanation:
+    ) -> Explanation:
         """Why two requests (their arguments by name) have different keys, field by field."""
         key_a, key_b = (self.get_cache_key(target, **request) for request in (a, b))
         trees = []
@@ -279,9 +281,9 @@ class Cache:
             wanted = directives.parse(request.get("cache"), self._defaults, self._fixed)
             borders = {"namespace": wanted.namespace or None, "tenant": wanted.tenant}
             said = {name: value for name, value in borders.items() if value is not None}
-            trees.append({**keys.material(request, known, files=True), **({"cache": said} if said else {})})
+            trees.append({**keys.tree_of(request, known, files=True), **({"cache": said} if said else {})})
             ignored |= request.keys() & keys.inert(known)
-        return keys.Explanation(key_a, key_b, keys.differences(*trees), tuple(sorted(ignored - {"cache"})))
+        return Explanation(key_a, key_b, differences(*trees), tuple(sorted(ignored - {"cache"})))
 
     def _target(self, wrapped: Callable[..., Any] | None, request: Mapping[str, Any]) -> Target:
         """The target that a call of what was wrapped would have, as `around` chooses it."""

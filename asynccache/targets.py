@@ -10,7 +10,8 @@ from typing import Any
 
 from asynccache.answers import answers_for
 from asynccache.call_types import CALL_TYPES
-from asynccache.keys import INERT, is_sentinel
+from asynccache.keys import INERT
+from asynccache.material import is_sentinel
 from asynccache.model import KeepOut, Target
 from asynccache.protocols import Answers, CallType
 

@@ -36,7 +36,8 @@ from openai.types.responses import ResponseOutputMessage
 from asynccache import Cache, CacheKey, Directives, Target, status
 from asynccache.answers import JSONAnswers
 from asynccache.call_types import CALL_TYPES
-from asynccache.keys import INERT, ReadsFile, Unkeyable, _build_thoroughly, build_key, vocal
+from asynccache.keys import INERT, _build_thoroughly, build_key, vocal
+from asynccache.material import ReadsFile, Unkeyable
 from tests.key_walk import silent_parameters
 
 LAW = settings(derandomize=True, deadline=None, max_examples=300)

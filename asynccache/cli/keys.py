@@ -14,7 +14,7 @@ from rich.console import Console
 from asynccache import Cache, ConfigError
 from asynccache.call_types import CALL_TYPES
 from asynccache.cli.failing import fail
-from asynccache.keys import Difference, Explanation
+from asynccache.explanation import Difference, Explanation
 
 RequestFile = Annotated[
     str, typer.Argument(help="A file with the request's arguments as a JSON object, or - for stdin.")

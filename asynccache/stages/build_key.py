@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-from asynccache.keys import KeyBuilder, ReadsFile, Unkeyable, build_key
+from asynccache.keys import KeyBuilder, build_key
+from asynccache.material import ReadsFile, Unkeyable
 from asynccache.model import Request, Response
 from asynccache.protocols import Handler
 

@@ -11,7 +11,8 @@ import orjson
 
 from asynccache.epochs import Epochs, Numbers, invalidated_since, scopes, tags
 from asynccache.errors import BackendError
-from asynccache.keys import ReadsFile, build_key
+from asynccache.keys import build_key
+from asynccache.material import ReadsFile
 from asynccache.model import Completion, CompletionStream, Entry, Kind, Request, Response
 from asynccache.pipeline import Writes
 from asynccache.protocols import AsyncCacheBackend, Clock, Handler, Verdict
