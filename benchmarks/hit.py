@@ -119,16 +119,16 @@ async def aiocache_hit() -> Call:
 
     calls = 0
 
-    @cached()  # type: ignore[untyped-decorator]
     async def acompletion(**_: Any) -> Any:
         nonlocal calls
         calls += 1
         return ANSWER
 
-    await acompletion(**REQUEST)
-    await acompletion(**REQUEST)
+    hit: Any = cached()(acompletion)
+    await hit(**REQUEST)
+    await hit(**REQUEST)
     assert calls == 1
-    return lambda: acompletion(**REQUEST)
+    return lambda: hit(**REQUEST)
 
 
 async def cashews_hit() -> Call:
@@ -138,16 +138,16 @@ async def cashews_hit() -> Call:
     cache.setup("mem://")
     calls = 0
 
-    @cache(ttl="1h")  # type: ignore[untyped-decorator]
     async def acompletion(**_: Any) -> Any:
         nonlocal calls
         calls += 1
         return ANSWER
 
-    await acompletion(**REQUEST)
-    await acompletion(**REQUEST)
+    hit: Any = cache(ttl="1h")(acompletion)
+    await hit(**REQUEST)
+    await hit(**REQUEST)
     assert calls == 1
-    return lambda: acompletion(**REQUEST)
+    return lambda: hit(**REQUEST)
 
 
 async def litellm_hit() -> Call:

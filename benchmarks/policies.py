@@ -193,7 +193,7 @@ class Theine:
         self.cache: TheineCache[str, bool] = TheineCache(limit)
 
     def get(self, key: str) -> bool:
-        return self.cache.get(key)[1]
+        return bool(self.cache.get(key)[1])
 
     def set(self, key: str, size: int) -> None:
         del size

@@ -83,7 +83,7 @@ async def test_what_is_not_stored(
 ) -> None:
     """Truncated answers and refusals reach their caller and are not kept, streamed or not."""
     provider.answer_next(**said)
-    answer = await client.messages.create(**CALL, stream=stream)
+    answer: Any = await client.messages.create(**CALL, stream=stream)
     if stream:
         assert [event async for event in answer]
     assert cache.stats.reject_reasons == {reason: 1}
