@@ -12,6 +12,7 @@ from asynccache.errors import (
     CorruptEntry,
     EmbeddingError,
     EntryTooLarge,
+    NotCached,
     OrderError,
     StreamError,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "EntryTooLarge",
     "Explanation",
     "Handler",
+    "NotCached",
     "OrderError",
     "PostHook",
     "PreHook",

@@ -6,11 +6,13 @@ import copy
 import functools
 import importlib
 import importlib.util
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from os import PathLike
+from random import random as _random
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -19,17 +21,23 @@ from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.explanation import Explanation, differences
+from asynccache.freshness import Freshness, Random
 from asynccache.material import Unkeyable
 from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
+from asynccache.pace import Pace
 from asynccache.pipeline import Writes, compose
 from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage, SupportsPing
+from asynccache.stages.coalesce import OnAbandon
 from asynccache.stages.hooks import OnError
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
 from asynccache.sync import LoopThread, on_callers_thread
 from asynccache.targets import binder, by_name, function_target, is_async, same_function, takes_anything
+from asynccache.write_behind import WriteBehind
 
 T = TypeVar("T")
+logger = logging.getLogger("asynccache")
+
 _UNSET: Any = object()
 _VERBS = ("get", "set", "delete", "aclose")
 
@@ -46,7 +54,20 @@ class Cache:
     pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
     on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
     stages:    takes the default list of stages, returns the list to use: to put one of your own in.
+    stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two need
+               a ttl, which they prolong.
+    max_refreshes: how many refreshes behind answers may be under way at the same time.
+    negative_ttl, negative_errors: for so many seconds after a call raised one of these exception types (or
+               "package.module:Class"), the same call raises it again without calling.
+    on_abandon: what becomes of an upstream call when its last caller has left: "cancel", or "finish" to
+               fill the cache.
+    max_entry_bytes: a larger answer is passed on and not stored.
+    pace:      how fast a recorded stream comes again: "instant", "original", or tokens per second.
+    write_behind: how many entries may wait to be written behind the callers' backs; beyond that the oldest
+               is dropped. 0: a miss waits for its write.
+    hedge_after: seconds a look-up may take before the upstream is called as well; None: as long as it takes.
     clock:     returns seconds since the epoch.
+    random:    returns a number from 0 up to 1.
 
     Raises ConfigError for a wrong argument. Does no I/O before the first call.
     """
@@ -64,7 +85,20 @@ class Cache:
         post_hooks: Sequence[PostHook] = (),
         on_hook_error: OnError = "raise",
         stages: Callable[[list[Stage]], Sequence[Stage]] | None = None,
+        stale_while_revalidate: float | timedelta = 0,
+        stale_if_error: float | timedelta = 0,
+        early_refresh: float = 0,
+        jitter: float = 0,
+        max_refreshes: int = 64,
+        negative_ttl: float | timedelta = 0,
+        negative_errors: config.ErrorTypes = (),
+        hedge_after: float | timedelta | None = None,
+        on_abandon: OnAbandon = "cancel",
+        max_entry_bytes: int = 16 * 2**20,
+        pace: Pace = "instant",
+        write_behind: int = 0,
         clock: Clock = time.time,
+        random: Random = _random,
         **options: Any,
     ) -> None:
         if backend is not None and (type is not None or options):
@@ -73,6 +107,16 @@ class Cache:
             raise ConfigError(f"backend={backend!r}: an object with {', '.join(_VERBS)} is wanted, or type='…'")
         if mode not in tuple(CacheMode):
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
+        negative = directives.seconds(negative_ttl, "negative_ttl"), config.error_types(negative_errors)
+        if bool(negative[0]) != bool(negative[1]):
+            raise ConfigError("negative caching wants both: negative_ttl and negative_errors")
+        _whole(max_refreshes, "max_refreshes")
+        freshness = Freshness(
+            directives.seconds(stale_while_revalidate, "stale_while_revalidate"),
+            directives.seconds(stale_if_error, "stale_if_error"),
+            early_refresh,
+            jitter,
+        )
         self.stats = Stats()
         """Counters, as plain integers."""
         self._own = backend is None
@@ -90,8 +134,11 @@ class Cache:
         self._epochs = Epochs(self.backend, clock=clock)
         self._loop_thread = LoopThread()
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._behind = None
+        if _whole(write_behind, "write_behind"):
+            self._behind = WriteBehind(self.backend, limit=write_behind, failed=self._lost, dropped=self._dropped)
         default = config.default_stages(
-            self.backend,
+            self._behind or self.backend,
             tier=self._tier,
             epochs=self._epochs,
             writes=self._writes,
@@ -100,8 +147,18 @@ class Cache:
             pre_hooks=pre_hooks,
             post_hooks=post_hooks,
             on_hook_error=on_hook_error,
+            freshness=freshness,
+            max_refreshes=max_refreshes,
+            random=random,
+            negative_ttl=negative[0],
+            negative_errors=negative[1],
+            hedge_after=directives.lifetime(hedge_after, "hedge_after"),
+            on_abandon=on_abandon,
+            max_entry_bytes=_whole(max_entry_bytes, "max_entry_bytes"),
+            pace=pace,
         )
-        self._handler = compose(stages(default) if stages else default, Upstream(self.stats))
+        self._stages = list(stages(default) if stages else default)
+        self._handler = compose(self._stages, Upstream(self.stats))
 
     @classmethod
     def from_config(cls, source: str | PathLike[str] | Mapping[str, Any]) -> Self:
@@ -134,7 +191,7 @@ class Cache:
 
         An async function stays async, a sync one sync; signature, types and exceptions stay. Every
         call may also be given `cache={…}` (`ttl`, `s-maxage`, `no-cache`, `no-store`, `namespace`,
-        `use-cache`, `tags`, `tenant`), which never reaches the function.
+        `use-cache`, `tags`, `tenant`, `only-if-cached`), which never reaches the function.
 
         call_type: what the arguments mean; known from a client, and from a parameter `messages`.
         returns:   the type of an answer, when there is no return annotation to tell it.
@@ -300,7 +357,7 @@ class Cache:
     async def delete(self, key: str) -> bool:
         """Take away the entry under this key (see `get_cache_key`, `status(answer).key`). True when
         there was one. Raises BackendError."""
-        return await self.backend.delete(CacheKey(key))
+        return await (self._behind or self.backend).delete(CacheKey(key))
 
     async def invalidate(self, *tags: str) -> None:
         """End all answers that carry one of these tags, as far as this handle reaches: its namespace,
@@ -323,11 +380,36 @@ class Cache:
 
     async def drain(self) -> None:
         """Wait until all writes that were begun are done."""
+        await self._drain_here()
+        await self._loop_thread.run(self._drain_here)
+
+    async def _drain_here(self) -> None:
+        await self._each_stage("drain")
         await self._writes.drain()
-        await self._loop_thread.run(self._writes.drain)
+        if self._behind is not None:
+            await self._behind.drain()
+
+    def _lost(self, error: Exception) -> None:
+        logger.debug("not stored: %s", error)
+        self.stats.write_errors += 1
+
+    def _dropped(self) -> None:
+        self.stats.dropped += 1
+
+    async def _retire_here(self) -> None:
+        await self._each_stage("retire")
+
+    async def _each_stage(self, verb: str) -> None:
+        for stage in self._stages:
+            if (act := getattr(stage, verb, None)) is not None:
+                await act()
 
     async def aclose(self) -> None:
-        """Finish writes and close the backend, if the cache made it. Closing twice is fine."""
+        """Give up what goes on behind answers, end the calls under way on this event loop, finish writes, and
+        close the backend, if the cache made it. Closing twice is fine."""
+        await self._retire_here()
+        await self._loop_thread.run(self._retire_here)
+        await self._each_stage("aclose")
         await self.drain()
         await self._loop_thread.aclose()
         if self._own:
@@ -347,6 +429,13 @@ class Cache:
 
 
 _CLASS = type
+
+
+def _whole(value: Any, name: str) -> int:
+    """An int that is not negative. Raises ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name}={value!r}: an int that is not negative is wanted")
+    return value
 
 
 async def _any_chat(**_: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
+from random import random as _random
 from typing import Any
 
 import orjson
@@ -17,14 +19,19 @@ from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
 from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
+from asynccache.freshness import Freshness, Random
+from asynccache.pace import Pace
 from asynccache.pipeline import Writes
 from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage
 from asynccache.stages.build_key import BuildKey
-from asynccache.stages.coalesce import Coalesce
+from asynccache.stages.coalesce import Coalesce, OnAbandon
 from asynccache.stages.hooks import Hooks, OnError
-from asynccache.stages.lookup import Lookup
+from asynccache.stages.lookup import HedgedLookup, Lookup
+from asynccache.stages.negative import Negative
 from asynccache.stages.store import Store
 from asynccache.stats import Stats
+
+ErrorTypes = Iterable[type[Exception] | str]
 
 BACKEND_ALIASES = {"local": "memory", "in_memory": "memory"}
 """Other names of backend types; dashes count as underscores."""
@@ -44,16 +51,32 @@ def default_stages(
     pre_hooks: Sequence[PreHook] = (),
     post_hooks: Sequence[PostHook] = (),
     on_hook_error: OnError = "raise",
+    freshness: Freshness = Freshness(),  # noqa: B008 (immutable)
+    max_refreshes: int = 64,
+    random: Random = _random,
+    negative_ttl: float = 0,
+    negative_errors: tuple[type[Exception], ...] = (),
+    hedge_after: float | None = None,
+    on_abandon: OnAbandon = "cancel",
+    max_entry_bytes: int = 16 * 2**20,
+    pace: Pace = "instant",
 ) -> list[Stage]:
     """The stages around the upstream call, outermost first. Their order is spelled here only."""
     hooks = Hooks(pre_hooks, post_hooks, stats=stats, on_error=on_hook_error)
-    lookup = Lookup(backend, tier=tier, epochs=epochs, stats=stats, clock=clock)
-    store = Store(backend, epochs=epochs, writes=writes, finish=hooks.finish, stats=stats, clock=clock)
+    policy: dict[str, Any] = {"epochs": epochs, "stats": stats, "clock": clock, "freshness": freshness}
+    policy["random"] = random
+    reading = {"tier": tier, "max_refreshes": max_refreshes, "pace": pace, **policy}
+    lookup = (
+        Lookup(backend, **reading) if hedge_after is None else HedgedLookup(backend, hedge_after=hedge_after, **reading)
+    )
+    store = Store(backend, writes=writes, finish=hooks.finish, max_entry_bytes=max_entry_bytes, **policy)
+    negative = [Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []
     return [
         *([hooks] if pre_hooks or post_hooks else []),
         BuildKey(),
         lookup,
-        Coalesce(lookup.find, store.outdated),
+        *negative,
+        Coalesce(lookup.find, store.outdated, on_abandon=on_abandon, max_bytes=max_entry_bytes),
         store,
     ]
 
@@ -94,6 +117,26 @@ def call_type_names(names: Iterable[str]) -> frozenset[str]:
     names = list(names)
     check_names(names, [*CALL_TYPES, *CALL_TYPE_ALIASES], "call type")
     return frozenset(CALL_TYPE_ALIASES.get(name, name) for name in names)
+
+
+def error_types(errors: ErrorTypes) -> tuple[type[Exception], ...]:
+    """Exception types, each given as such or as "package.module:Class". Raises ConfigError."""
+    if isinstance(errors, str) or not isinstance(errors, Iterable):
+        raise ConfigError(f"negative_errors={errors!r}: a list of exception types is wanted")
+    return tuple(_error_type(error) for error in errors)
+
+
+def _error_type(error: Any) -> type[Exception]:
+    found = error
+    if isinstance(error, str):
+        module, _, name = error.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as failure:
+            raise ConfigError(f"negative_errors: {error!r} is no 'package.module:Class': {failure}") from failure
+    if isinstance(found, type) and issubclass(found, Exception):
+        return found
+    raise ConfigError(f"negative_errors: {error!r} is no exception type")
 
 
 def read(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from asynccache.errors import ConfigError
 from asynccache.model import Directives
 
-CONTROLS = ("ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache", "tags", "tenant")
+CONTROLS = ("ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache", "tags", "tenant", "only-if-cached")
 _ALIASES = {"s-max-age": "s-maxage", "max-age": "s-maxage"}
 
 
@@ -108,4 +108,5 @@ _READERS: dict[str, tuple[str, Any]] = {
     "namespace": ("namespace", _namespace),
     "tenant": ("tenant", _tenant),
     "tags": ("tags", words),
+    "only-if-cached": ("only_if_cached", _flag),
 }

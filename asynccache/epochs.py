@@ -94,6 +94,10 @@ class Epochs:
         """Whether one of these tags has moved on, as far as this process has heard. Reads nothing."""
         return any(tag in self._known and self._known[tag][0] != number for tag, number in numbers)
 
+    def heard(self, names: Iterable[str]) -> Numbers:
+        """The numbers of those tags that this process has heard of, however long ago. Reads nothing."""
+        return tuple([(tag, self._known[tag][0]) for tag in names if tag in self._known])
+
     async def read(self, names: Iterable[str]) -> Numbers:
         """The numbers to store beside a new answer; a tag that has none gets one.
 

@@ -10,6 +10,7 @@
     │   ├── EntryTooLarge             the entry can never fit
     │   ├── CorruptEntry              the stored bytes are not a whole entry of this key
     │   └── EmbeddingError            no vector could be made
+    ├── NotCached (LookupError)       the call said `only-if-cached`, and there is no answer
     └── StreamError                   a recorded stream cannot be replayed
 
 What the wrapped call raises is never one of these and is never wrapped in one:
@@ -64,6 +65,17 @@ class CorruptEntry(BackendError):
 
 class EmbeddingError(BackendError):
     """A text could not be turned into a vector."""
+
+
+class NotCached(AsyncCacheError, LookupError):
+    """The call was to be answered from the cache only, and that has no answer. `.reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the answer is not in the cache ({reason}), and only-if-cached forbids calling for it")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[NotCached], tuple[str]]:
+        return type(self), (self.reason,)
 
 
 class StreamError(AsyncCacheError):

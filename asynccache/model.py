@@ -111,6 +111,7 @@ class Directives:
     ttl:      seconds the answer may be kept; None: for ever; 0: not at all.
     max_age:  seconds: an older entry is not served; None: any age.
     no_cache: do not read. no_store: do not write.
+    only_if_cached: do not call the upstream: without an answer, raise NotCached.
     enabled:  False under `mode="default_off"` without `use-cache`.
     """
 
@@ -122,6 +123,7 @@ class Directives:
     namespace: str = ""
     tenant: str | None = None
     tags: tuple[str, ...] = ()
+    only_if_cached: bool = False
     head: bytes = field(init=False)
     bypass: str = field(init=False)
 
@@ -136,7 +138,8 @@ class CacheStatus:
     """How an answer came about; `asynccache.status(answer)` returns it. Words of RFC 9111 and 9211.
 
     outcome:    "hit", "miss", "stale", "coalesced", "semantic" or "bypass".
-    reason:     why it was not a plain hit ("absent", "expired", "max-age", "no-cache", …); else "".
+    reason:     why it was not a plain hit ("absent", "expired", "max-age", "no-cache", "hedged" for a look-up
+                that was too slow, "stale-while-revalidate", "stale-if-error: RateLimitError", …); else "".
     tier:       the backend that answered, "" when the upstream did.
     key:        the digest, "" when the request has none.
     age:        seconds since the call that produced the answer; 0 for a new one.

@@ -112,6 +112,20 @@ class CallType(Protocol):
         """Read the chunks (decoded JSON) of a stream that ended without an error."""
         ...
 
+    def assemble(self, chunks: Sequence[Any]) -> Any:
+        """The whole answer that these chunks make (both decoded JSON). Raises ValueError when they make none."""
+        ...
+
+    def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
+        """The chunks in which a call with these arguments would have got this answer (both decoded JSON).
+        Raises ValueError when there are none."""
+        ...
+
+    def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
+        """Chunks (JSON) that were recorded from a call with the `stream_options` asked, as a call with these
+        arguments would have got them. Raises ValueError when it wants what the recording does not have."""
+        ...
+
 
 class Answers(Protocol):
     """How one wrapped callable's answers become JSON and come back as its own types."""

@@ -21,7 +21,8 @@ class Stats:
     coalesced: int = 0
     """Calls answered by an upstream call that another caller had under way."""
     misses: int = 0
-    """Calls that the cache could not answer, those that failed or were cancelled included."""
+    """Calls that the cache could not answer, those that failed or were cancelled included, whoever failed them:
+    the upstream, a remembered error, or `only-if-cached`."""
     bypassed: int = 0
     """Calls the cache kept out of."""
     bypass_reasons: Counter[str] = field(default_factory=Counter)
@@ -43,10 +44,18 @@ class Stats:
     """Look-ups that a backend failed (each became a miss), corrupt entries aside."""
     corrupt: int = 0
     """Look-ups that found bytes which are not a whole entry, or not an answer (each became a miss)."""
+    dropped: int = 0
+    """Entries dropped from a full write-behind queue. They were counted as stored when they were queued."""
     write_errors: int = 0
     """Entries that a backend failed to write."""
     hook_errors: int = 0
     """Hooks that raised."""
+    refreshes: int = 0
+    """Refreshes begun behind an answer; they are no calls."""
+    refresh_errors: int = 0
+    """Those whose upstream call failed."""
+    negative_hits: int = 0
+    """Errors raised from memory: upstream calls that were not made."""
 
     @property
     def calls(self) -> int:

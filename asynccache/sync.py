@@ -149,14 +149,23 @@ def _work(
     except StopIteration as error:  # a future cannot hold it; a generator makes the same of it
         wrapped = RuntimeError("the function raised StopIteration")
         wrapped.__cause__ = error
-        loop.call_soon_threadsafe(_fail, future, wrapped)
+        _tell(loop, _fail, future, wrapped)
     except Exception as error:  # whatever the function raises is its caller's
-        loop.call_soon_threadsafe(_fail, future, error)
+        _tell(loop, _fail, future, error)
     except BaseException:  # an interrupt is this thread's own, and would end the loop's
-        loop.call_soon_threadsafe(future.cancel)
+        _tell(loop, future.cancel)
         raise
     else:
-        loop.call_soon_threadsafe(_settle, future, result)
+        _tell(loop, _settle, future, result)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, act: Callable[..., object], *args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(act, *args)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        # Given up when the cache was closed: nobody is there to be told.
 
 
 def _settle(future: asyncio.Future[T], result: T) -> None:

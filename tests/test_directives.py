@@ -75,6 +75,7 @@ WRONG: dict[str, list[Any]] = {
     "use-cache": [None, 0, "no"],
     "namespace": ["", 1, b"n", ["n"], "\ud800"],
     "tenant": ["", 1, b"t", "\udfff"],
+    "only-if-cached": [None, 1, "true"],
     "tags": [None, 1, [1], ["a", None], {"a": 1}, b"ab", ["\ud800"]],
 }
 

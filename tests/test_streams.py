@@ -12,7 +12,7 @@ import pytest
 from asynccache import Cache, status
 from asynccache.backends.memory import MemoryBackend
 from asynccache.model import Request, Response
-from asynccache.streams import AnswerStream, Recorder, Replay, close, join, split
+from asynccache.streams import Iterated, Recorder, Replay, close, join, split
 from asynccache.testing import FakeUpstream, FaultyBackend
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "why?"}], "stream": True}
@@ -73,15 +73,16 @@ async def test_chunks_of_a_replay_are_each_callers_own() -> None:
     assert [repr(chunk) async for chunk in await call(**ASK)] == first
 
 
-async def test_streams_and_whole_answers_are_not_taken_for_each_other() -> None:
-    """A call that does not stream never gets a recorded stream, and the other way round."""
+async def test_a_recorded_stream_is_assembled_for_a_whole_call() -> None:
+    """Who does not ask for a stream gets a whole answer, made of the chunks."""
     upstream = FakeUpstream()
     call = Cache().wrap(upstream)
-    [chunk async for chunk in await call(**ASK)]
+    chunks = [chunk async for chunk in await call(**ASK)]
     whole = await call(**{**ASK, "stream": False})
-    assert (status(whole).reason, whole["choices"][0]["finish_reason"]) == ("other-kind", "stop")
-    assert {chunk["object"] async for chunk in await call(**ASK)} == {"chat.completion.chunk"}
-    assert upstream.calls == 3
+    said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+    assert (status(whole).outcome, whole["choices"][0]["finish_reason"]) == ("hit", "stop")
+    assert whole["choices"][0]["message"]["content"] == said
+    assert upstream.calls == 1
 
 
 async def test_a_consumer_that_breaks_off_and_closes() -> None:
@@ -102,6 +103,7 @@ async def test_a_consumer_that_just_walks_away() -> None:
     upstream = FakeUpstream()
     cache = Cache()
     async for _ in await cache.wrap(upstream)(**ASK):
+        upstream.hold()
         break
     gc.collect()
     for _ in range(5):
@@ -212,15 +214,21 @@ async def test_a_stream_that_was_not_asked_for() -> None:
     assert (cache.stats.stored, cache.stats.reject_reasons) == (0, {"answer-type": 1})
 
 
-async def test_streams_do_not_wait_for_each_other() -> None:
-    """Two streams of one key at the same time are two upstream calls, and neither sees the other's chunks."""
+async def test_streams_of_one_key_share_a_call() -> None:
+    """Who asks for a stream under way gets what has come so far at once, and then follows."""
     upstream = FakeUpstream()
-    call = Cache().wrap(upstream)
-    one, two = await call(**ASK), await call(**ASK)
-    first = [chunk["id"] async for chunk in one]
-    second = [chunk["id"] async for chunk in two]
-    assert len(set(first)) == len(set(second)) == 1
-    assert set(first) != set(second)
+    cache = Cache()
+    call = cache.wrap(upstream)
+    one = await call(**ASK)
+    first = [await anext(one)]
+    two = await call(**ASK)
+    second = [chunk async for chunk in two]
+    first += [chunk async for chunk in one]
+    assert upstream.calls == 1
+    assert first == second
+    assert (status(one).outcome, status(two).outcome) == ("miss", "coalesced")
+    assert [chunk async for chunk in await call(**ASK)] == first
+    assert (cache.stats.hits, cache.stats.stored) == (1, 1)
 
 
 async def test_a_hook_that_raises_closes_the_stream() -> None:
@@ -333,5 +341,6 @@ async def test_closing_by_whichever_name() -> None:
     await close(object())
     await close(None)
     source = Source()
-    await AnswerStream(Replay([], int), status=None, source=source).aclose()  # type: ignore[arg-type]
-    assert (log, source.closed) == (["close"], 1)
+    await Iterated(source).aclose()
+    assert log == ["close"]
+    assert source.closed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
+from asynccache.call_types import chat_chunks
 from asynccache.call_types.json_text import is_json
 from asynccache.protocols import Verdict
 
@@ -30,41 +32,39 @@ class ChatCallType:
         return Verdict(next(filter(None, refusals), "") if choices else "empty", facts)
 
     def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
-        facts: dict[str, Any] = {}
-        choices: defaultdict[int, _Choice] = defaultdict(_Choice)
-        for chunk in chunks:
-            if not isinstance(chunk, Mapping) or "choices" not in chunk:
-                if isinstance(chunk, Mapping) and chunk.get("error"):
-                    return Verdict("error", facts)
-                continue
-            facts.update({name: chunk[name] for name in ("model", "usage") if chunk.get(name)})
-            for choice in chunk["choices"] or ():
-                choices[choice.get("index", 0)].add(choice)
-        if not choices:
-            return Verdict("" if chunks and not facts else "empty", facts)
-        return Verdict(next(filter(None, (choice.refusal() for choice in choices.values())), ""), facts)
+        told = [chunk for chunk in chunks if isinstance(chunk, Mapping)]
+        if any(chunk.get("error") for chunk in told):
+            return Verdict("error")
+        spoken = [chunk for chunk in told if "choices" in chunk]
+        if not spoken:
+            return Verdict("" if chunks else "empty")
+        whole = chat_chunks.assemble(spoken)
+        verdict = self.judge(whole)
+        if any(choice.get("finish_reason") is None for choice in whole["choices"]):
+            return Verdict("unfinished", verdict.facts)
+        return verdict
+
+    def assemble(self, chunks: Sequence[Any]) -> Any:
+        return chat_chunks.assemble(chunks)
+
+    def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
+        wanted = _wants_usage(params.get("stream_options"))
+        if wanted and not answer.get("usage"):
+            raise ValueError("the usage is asked for, and was not answered")
+        return list(chat_chunks.cut(answer, include_usage=wanted))
+
+    def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
+        wanted = _wants_usage(params.get("stream_options"))
+        if wanted is _wants_usage(asked):
+            return chunks  # also what a server tells that nobody asked for
+        fitted = chat_chunks.with_usage([orjson.loads(chunk) for chunk in chunks], wanted)
+        if fitted is None:
+            raise ValueError("the usage is asked for, and was not recorded")
+        return [orjson.dumps(chunk) for chunk in fitted]
 
 
-class _Choice:
-    """What has been heard of one choice of a stream."""
-
-    def __init__(self) -> None:
-        self.finish: str | None = None
-        self.said: dict[str, Any] = {}
-        self.calls: defaultdict[int, str] = defaultdict(str)
-
-    def add(self, choice: Mapping[str, Any]) -> None:
-        self.finish = choice.get("finish_reason") or self.finish
-        delta = choice.get("delta") or {}
-        self.said.update({name: value for name, value in delta.items() if value and name != "role"})
-        for call in delta.get("tool_calls") or ():
-            self.calls[call.get("index", 0)] += (call.get("function") or {}).get("arguments") or ""
-
-    def refusal(self) -> str:
-        if self.finish is None:
-            return "unfinished"
-        calls = [{"function": {"arguments": text}} for text in self.calls.values()]
-        return _refusal(self.finish, {**self.said, "tool_calls": calls})
+def _wants_usage(options: Any) -> bool:
+    return isinstance(options, Mapping) and bool(options.get("include_usage"))
 
 
 def _refusal(finish: str | None, message: Mapping[str, Any]) -> str:

@@ -24,5 +24,14 @@ class EmbeddingCallType:
     def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
         return Verdict("" if chunks else "empty")
 
+    def assemble(self, chunks: Sequence[Any]) -> Any:
+        raise ValueError("what these chunks make is not known")
+
+    def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
+        raise ValueError("how this answer is streamed is not known")
+
+    def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
+        return chunks
+
 
 CALL_TYPE = EmbeddingCallType()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asynccache.call_types import messages_events
 from asynccache.call_types.chat import split_last_turn
-from asynccache.call_types.json_text import is_json
 from asynccache.protocols import Verdict
 
 _REASONS = {
@@ -36,30 +35,24 @@ class MessagesCallType:
         return Verdict(reason or ("" if spoken else "empty"), facts)
 
     def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
-        facts: dict[str, Any] = {}
-        stop, ended, spoken = "", False, False
-        inputs: defaultdict[int, str] = defaultdict(str)
-        for event in chunks:
-            kind = event.get("type")
-            if kind == "error":
-                return Verdict("error", facts)
-            if kind == "message_start":
-                facts.update({name: event["message"].get(name) for name in ("model", "usage")})
-            elif kind == "message_delta":
-                stop = (event.get("delta") or {}).get("stop_reason") or stop
-                facts["usage"] = {**(facts.get("usage") or {}), **(event.get("usage") or {})}
-            elif kind == "content_block_delta":
-                delta = event.get("delta") or {}
-                spoken = spoken or delta.get("type") != "text_delta" or bool(delta.get("text"))
-                inputs[event.get("index", 0)] += delta.get("partial_json") or ""
-            elif kind == "content_block_start":
-                spoken = spoken or (event.get("content_block") or {}).get("type") not in (None, "text")
-            ended = ended or kind == "message_stop"
-        if not ended:
-            return Verdict("unfinished", facts)
-        if not all(map(is_json, inputs.values())):
-            return Verdict("tool-arguments", facts)
-        return Verdict(_REASONS.get(stop, "") or ("" if spoken else "empty"), facts)
+        kinds = [event.get("type") for event in chunks]
+        if "error" in kinds:
+            return Verdict("error")
+        if "message_stop" not in kinds:
+            return Verdict("unfinished")
+        try:
+            return self.judge(messages_events.assemble(chunks))
+        except ValueError:  # a tool's input that is no JSON
+            return Verdict("tool-arguments")
+
+    def assemble(self, chunks: Sequence[Any]) -> Any:
+        return messages_events.assemble(chunks)
+
+    def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
+        return list(messages_events.cut(answer))
+
+    def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
+        return chunks
 
 
 CALL_TYPE = MessagesCallType()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asynccache.call_types import responses_events
 from asynccache.call_types.chat import split_last_turn
 from asynccache.call_types.json_text import is_json
 from asynccache.protocols import Verdict
@@ -33,6 +34,15 @@ class ResponsesCallType:
             if event.get("type") == "error":
                 return Verdict("error")
         return Verdict("unfinished")
+
+    def assemble(self, chunks: Sequence[Any]) -> Any:
+        return responses_events.assemble(chunks)
+
+    def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
+        return list(responses_events.cut(answer))
+
+    def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
+        return chunks
 
 
 def _refusal(answer: Mapping[str, Any]) -> str:

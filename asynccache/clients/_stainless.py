@@ -10,7 +10,7 @@ import functools
 import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -146,9 +146,9 @@ class StreamOverChunks:
     async def __anext__(self) -> Any:
         return await self._iterator.__anext__()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        async for chunk in self._iterator:
-            yield chunk
+    def __aiter__(self) -> Self:
+        # No generator around it: one that was cancelled would look as if the stream had ended there.
+        return self
 
     async def close(self) -> None:
         await close(self._iterator)
@@ -158,8 +158,27 @@ class StreamOverChunks:
         if name != "response":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         source = self._cache_source
-        self.response = _http(self._cache_client).Response(200) if source is None else source.response
+        response = _http(self._cache_client).Response(200) if source is None else source.response
+        self.response = _SharedResponse(response, self._iterator)
         return self.response
+
+
+class _SharedResponse:
+    """The HTTP response of a stream that others may be reading too: to close it is to leave the stream."""
+
+    def __init__(self, response: Any, chunks: AsyncIterator[Any]) -> None:
+        self._response = response
+        self._chunks = chunks
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._response)
+
+    async def aclose(self) -> None:
+        await close(self._chunks)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
 
 
 def _http(client: Any) -> Any:

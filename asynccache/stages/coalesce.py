@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal
 
-from asynccache.model import CacheStatus, Completion, Request, Response
+from asynccache.errors import AsyncCacheError, ConfigError, StreamError
+from asynccache.model import CacheStatus, Completion, CompletionStream, Kind, Request, Response
 from asynccache.protocols import Handler
+from asynccache.streams import Broadcast, Reader, Recorder, close
 
 LookAgain = Callable[[Request], Awaitable[Response | None]]
 Outdated = Callable[[Request], bool]
-_Place = tuple[asyncio.AbstractEventLoop, str]
+OnAbandon = Literal["cancel", "finish"]
+_Place = tuple[asyncio.AbstractEventLoop, str, Kind]
 
 
 class Coalesce:
     """Callers of one key share a flight: a task that belongs to none of them.
 
-    A caller that is cancelled leaves alone; when the last one has left, the flight is cancelled. If
-    it fails, all of them get its exception. Every caller but the one who began the flight decodes
-    an answer of its own.
+    A caller that is cancelled leaves alone. If the flight fails, all of them get its exception. Every
+    caller but the one who began it decodes an answer of its own. Who asks for a stream under way gets what
+    has come so far at once, and then follows it live.
 
-    Streams, and calls that may not read or not write, fly alone. So do callers on different event loops.
+    Calls that may not read or not write fly alone. So do callers on different event loops, and streams
+    apart from whole answers.
 
     look_again: a caller whose look-up found nothing may come here just after the flight that
     stored the answer has landed. So a new flight looks once more before it calls the upstream: what
@@ -29,83 +35,276 @@ class Coalesce:
 
     outdated: whether what the flight of this request brings was invalidated after it had begun. Who
     comes later does not join it.
+
+    on_abandon: what becomes of a flight when its last caller has left: "cancel" closes the upstream's
+    connection, "finish" lets it fill the cache, for as long as it can.
+
+    max_bytes: how far behind its stream a reader may be that cannot have it from the recording.
     """
 
-    def __init__(self, look_again: LookAgain, outdated: Outdated) -> None:
+    def __init__(
+        self,
+        look_again: LookAgain,
+        outdated: Outdated,
+        *,
+        on_abandon: OnAbandon = "cancel",
+        max_bytes: float = 16 * 2**20,
+    ) -> None:
+        if on_abandon not in ("cancel", "finish"):
+            raise ConfigError(f"on_abandon={on_abandon!r}: it is 'cancel' or 'finish'")
         self._look_again = look_again
         self._outdated = outdated
+        self._finish = on_abandon == "finish"
+        self._max_bytes = max_bytes
         self._flights: dict[_Place, _Flight] = {}
+        self._under_way: set[_Flight] = set()  # those too that nobody can join any more
 
     async def __call__(self, request: Request, call_next: Handler, /) -> Response:
         directives = request.directives
-        if request.bypass or directives.no_cache or directives.no_store or request.kind == "stream":
+        if request.bypass or directives.no_cache or directives.no_store:
             return await call_next(request)
-        place = asyncio.get_running_loop(), request.key.digest
-        while (flight := self._flights.get(place)) and not flight.task.done() and not self._outdated(flight.request):
-            await self._wait(place, flight)
-            if not flight.task.cancelled():
-                return await self._share(flight.task.result(), request, call_next)
-            # The upstream gave up by itself. That is for the one who called it; this caller tries anew.
-        flight = self._flights[place] = _Flight(request, self._fly(request, call_next))
-        flight.task.add_done_callback(lambda _: self._land(place, flight))
-        await self._wait(place, flight)
-        return flight.task.result()
+        place = asyncio.get_running_loop(), request.key.digest, request.kind
+        while (flight := self._flights.get(place)) and flight.joinable and not self._outdated(flight.request):
+            response = await self._follow(flight, request, call_next)
+            if response is not None:
+                return response
+        return await self._lead(place, request, call_next)
 
-    async def _fly(self, request: Request, call_next: Handler) -> Response:
-        return await self._look_again(request) or await call_next(request)
+    async def aclose(self) -> None:
+        """End the flights of this event loop, and wait until they have cleaned up. Who still waits for one
+        gets an error."""
+        loop = asyncio.get_running_loop()
+        flights = [flight for flight in tuple(self._under_way) if flight.task.get_loop() is loop]
+        for flight in flights:
+            flight.hang_up()
+        for flight in flights:
+            await flight.gone()
 
-    async def _wait(self, place: _Place, flight: _Flight) -> None:
-        """Until it is done. Raises only the caller's own cancellation."""
-        flight.waiters += 1
-        try:
-            await asyncio.wait((flight.task,))
-        except asyncio.CancelledError:
-            if flight.waiters == 1:
-                # The last one leaves. From here on a newcomer begins a flight of its own, and we stay
-                # until this one has cleaned up, as we would have without a cache in between.
-                self._land(place, flight)
-                await _cancel(flight.task)
-            raise
-        finally:
-            flight.waiters -= 1
-
-    async def _share(self, response: Response, request: Request, call_next: Handler) -> Response:
-        """For one who joined: what the flight brought, as an answer of its own."""
-        if response.status.outcome == "hit":  # then it is not for the flight to say whether it is good enough
-            return await self._look_again(request) or await call_next(request)
-        if isinstance(response, Completion) and (entry := response.entry) is not None:
+    async def _lead(self, place: _Place, request: Request, call_next: Handler) -> Response:
+        flight = self._flights[place] = _Flight(request, self._finish, self._max_bytes)
+        async with flight.aboard():
+            flight.task = asyncio.create_task(self._fly(flight, request, call_next))
+            self._under_way.add(flight)
+            flight.task.add_done_callback(lambda _: self._land(place, flight))
             try:
-                value = request.target.answers.decode(entry)
-            except Exception:  # the other's types are not ours
-                return await call_next(request)
-            stored = response.status.stored
-            status = CacheStatus("coalesced", key=request.digest, entry=entry, now=entry.created, stored=stored)
-            return Completion(status, value, entry)
+                await flight.opened()
+            except asyncio.CancelledError:
+                await flight.drop_first()
+                raise
+            return flight.take_first()
+
+    async def _follow(self, flight: _Flight, request: Request, call_next: Handler) -> Response | None:
+        """For one who joined: an answer of its own. None when it had better try anew."""
+        async with flight.aboard():
+            await flight.opened()
+            if isinstance(flight.error, asyncio.CancelledError):
+                return None  # the upstream gave up by itself: that is for the one who called it
+            response = flight.result()
+            if flight.found:  # then it is not for the flight to say whether it is good enough
+                return await self._look_again(request)
+            status = CacheStatus("coalesced", key=request.digest, stored=response.status.stored)
+            if flight.broadcast is not None:
+                if not flight.broadcast.whole:
+                    return None  # it has grown too large since
+                return CompletionStream(status, flight.broadcast.join(request.target.answers.decode_chunk))
+            if isinstance(response, Completion) and (entry := response.entry) is not None:
+                try:
+                    value = request.target.answers.decode(entry)
+                except Exception:  # the other's types are not ours
+                    return await call_next(request)
+                status.entry, status.now = entry, entry.created
+                return Completion(status, value, entry)
         return await call_next(request)  # an answer that cannot be copied: each pays for its own
 
+    async def _fly(self, flight: _Flight, request: Request, call_next: Handler) -> None:
+        try:
+            found = await self._look_again(request)
+            response = found or await call_next(request)
+        except BaseException as error:  # whatever it is, the callers must hear of it
+            flight.fail(error)
+            raise
+        await flight.arrive(response, found is not None)
+
     def _land(self, place: _Place, flight: _Flight) -> None:
+        self._under_way.discard(flight)
+        flight.land()
         if self._flights.get(place) is flight:
             del self._flights[place]
-        if flight.task.done() and not flight.task.cancelled():
+        if not flight.task.cancelled():
             flight.task.exception()  # so that asyncio does not report it as never retrieved when all have left
 
 
 class _Flight:
-    """An upstream call under way, the request that began it, and how many wait for it."""
+    """An upstream call under way, and who waits for it. The `Owner` of its broadcast.
 
-    __slots__ = ("request", "task", "waiters")
+    It is joinable until it has brought a whole answer, or while its stream can be had from the first chunk
+    on. It is wanted while somebody is aboard, that is, waits for it or has not yet taken what it brought,
+    or reads its stream; under "finish" also while what it brings may still be stored. When it is not
+    wanted any more it is given up, once: its task is cancelled.
 
-    def __init__(self, request: Request, call: Coroutine[Any, Any, Response]) -> None:
+    A caller may be cancelled at any point, and this is what happens to the one who began it:
+      before the answer is there    it leaves; no first reader is made when a stream arrives
+      it is there, but not taken    its reader leaves as if it had been taken, or the stream that
+                                    nobody shares is closed
+      taken                         it has the reader, which leaves when closed, cancelled or dropped
+    One who joined has a reader only when it has taken it, so for it there are only the first and the last.
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(self, request: Request, finish: bool, max_bytes: float) -> None:
         self.request = request
-        self.task = asyncio.create_task(call)
+        self.broadcast: Broadcast[Any] | None = None
+        self.error: BaseException | None = None
+        self.found = False
+        self._response: Response | None = None
+        self._trace: TracebackType | None = None
+        self._finish = finish
+        self._max_bytes = max_bytes
         self.waiters = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._open = False
+        self._first: CompletionStream | None = None
+        self._first_left = False
+        self._given_up = False
 
+    # -- for callers ----------------------------------------------------------------------------------
 
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel it, and wait until it is done. Who is cancelled meanwhile passes that on as well."""
-    while not task.done():
-        task.cancel()
+    @property
+    def joinable(self) -> bool:
+        if self._given_up:
+            return False
+        return self.broadcast.whole and not self.broadcast.ended if self.broadcast else not self._open
+
+    @asynccontextmanager
+    async def aboard(self) -> AsyncIterator[None]:
+        """For as long as somebody waits or chooses. The last one to leave waits until all is cleaned up."""
+        self.waiters += 1
         try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            pass  # the caller is about to raise the first one
+            yield
+        finally:
+            self.waiters -= 1
+            self.left()
+            await self.gone()
+
+    async def opened(self) -> None:
+        """Until there is an answer, or a stream has begun. Raises only the caller's own cancellation."""
+        while not self._open:
+            # One for each: who is cancelled cancels what it waits for.
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiting)
+            try:
+                await waiting
+            finally:
+                self._waiting.discard(waiting)
+
+    def result(self) -> Response:
+        if self.error is not None:
+            raise self.error.with_traceback(self._trace)  # else each raise would make it longer
+        assert self._response is not None
+        return self._response
+
+    def take_first(self) -> Response:
+        """The answer for the one who began it. Nothing else refers to its stream, so that it can be told
+        when that is dropped."""
+        response = self.result()
+        first, self._first = self._first, None
+        return first or response
+
+    async def drop_first(self) -> None:
+        """The one who began it leaves before it could take its answer."""
+        self._first_left = True
+        if self._first is not None:
+            await close(self._first.chunks)
+            self._first = None
+        elif self.broadcast is None and isinstance(self._response, CompletionStream):
+            await close(self._response.chunks)
+
+    # -- for the task ---------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self._trace = self.error.__traceback__
+        self._set_open()
+
+    async def arrive(self, response: Response, found: bool) -> None:
+        """Hand the answer over; run a stream to its end."""
+        chunks = response.chunks if isinstance(response, CompletionStream) else None
+        if self._given_up:  # and the upstream would not be cancelled
+            await close(chunks)
+            return
+        self._response, self.found = response, found
+        if isinstance(response, CompletionStream) and isinstance(chunks, Recorder) and chunks.tape is not None:
+            self.broadcast = Broadcast(chunks, limit=self._max_bytes, owner=self)
+            if not self._first_left:
+                self._first = _First(response, self.broadcast.first_reader())
+        self._set_open()
+        if self.broadcast is not None:
+            await self.broadcast.pump()
+        elif self._first_left:
+            await close(chunks)
+
+    def land(self) -> None:
+        """It is over. What it brought is freed at once, and not when the garbage collector finds the circle."""
+        if not self.waiters:
+            self.broadcast = None
+
+    def hang_up(self) -> None:
+        """The cache is closed."""
+        if self.broadcast is not None:
+            self.broadcast.end(StreamError("the cache was closed while this stream was read"))
+        elif not self._open:
+            self.fail(AsyncCacheError("the cache was closed while the call was under way"))
+        self._give_up()
+
+    # -- for the broadcast ----------------------------------------------------------------------------
+
+    def wanted(self) -> bool:
+        if self._given_up:
+            return False
+        if self.waiters or (self.broadcast is not None and self.broadcast.readers):
+            return True
+        return self._finish and (self.broadcast is None or self.broadcast.whole)
+
+    def left(self) -> None:
+        over = self._open if self.broadcast is None else self.broadcast.ended
+        if not over and not self.wanted():
+            self._give_up()
+
+    async def gone(self) -> None:
+        """Wait until it is done, if it was given up. Who is cancelled meanwhile passes that on to it."""
+        interrupted: asyncio.CancelledError | None = None
+        while self._given_up and not self.task.done() and self.task is not asyncio.current_task():
+            try:
+                await asyncio.wait((self.task,))
+            except asyncio.CancelledError as error:
+                interrupted = error
+                self.task.cancel()
+        if interrupted is not None:
+            raise interrupted
+
+    def _give_up(self) -> None:
+        if not self._given_up:
+            self._given_up = True
+            self.task.cancel()
+
+    def _set_open(self) -> None:
+        self._open = True
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class _First(CompletionStream):
+    """The stream as the one who began the flight gets it: what is said of it is said of what is stored."""
+
+    def __init__(self, whole: CompletionStream, reader: Reader[Any]) -> None:
+        super().__init__(whole.status, reader, whole.source)
+        self.hooked = whole.hooked
+        self._whole = whole
+
+    def tag(self, *tags: str) -> None:
+        self._whole.tag(*tags)
+
+    def veto(self, reason: str = "veto") -> None:
+        self._whole.veto(reason)

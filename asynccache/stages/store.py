@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from math import inf
+from random import random as _random
+from typing import Any, TypeVar
 
 import orjson
 
+from asynccache.background import Hedged, cancel
 from asynccache.epochs import Epochs, Numbers, invalidated_since, scopes, tags
 from asynccache.errors import BackendError
+from asynccache.freshness import Freshness, Random
 from asynccache.keys import build_key
 from asynccache.material import ReadsFile
 from asynccache.model import Completion, CompletionStream, Entry, Kind, Request, Response
@@ -21,6 +26,7 @@ from asynccache.streams import Recorder, join
 
 logger = logging.getLogger("asynccache")
 
+T = TypeVar("T")
 _Encoded = tuple[Kind, bytes, Verdict, dict[str, Any]]
 Finish = Callable[[Response, Request], Awaitable[None]]
 
@@ -28,28 +34,74 @@ Finish = Callable[[Response, Request], Awaitable[None]]
 class Store:
     """Writes what the upstream answered, when the call, the answer and the hooks allow it.
 
+    max_entry_bytes: a larger answer is passed on and not stored.
     finish: runs the post-cache hooks on an answer, before it is written, since they may tag or veto it.
     """
 
     def __init__(
-        self, backend: AsyncCacheBackend, *, epochs: Epochs, writes: Writes, finish: Finish, stats: Stats, clock: Clock
+        self,
+        backend: AsyncCacheBackend,
+        *,
+        epochs: Epochs,
+        writes: Writes,
+        finish: Finish,
+        stats: Stats,
+        clock: Clock,
+        freshness: Freshness = Freshness(),  # noqa: B008 (immutable)
+        random: Random = _random,
+        max_entry_bytes: float = inf,
     ) -> None:
         self._backend = backend
+        self._max_entry_bytes = max_entry_bytes
         self._epochs = epochs
         self._writes = writes
         self._finish = finish
         self._stats = stats
         self._clock = clock
+        self._freshness = freshness
+        self._random = random
+        self._behind: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: Request, call_next: Handler, /) -> Response:
         directives = request.directives
         if request.bypass or directives.no_store:
             return await call_next(request)
+        names = [*scopes(directives), *tags(directives, directives.tags)]
+        if request.find(Hedged) is not None:
+            return await self._hedged(request, call_next, names)
         began = self._clock()
         # Read before the call: an invalidation while it is under way must end what it brings.
-        numbers = await self._numbers([*scopes(directives), *tags(directives, directives.tags)])
+        numbers = await self._numbers(names)
         request.attach(call := _Call(began, numbers, _unchanged(request)))
-        response = await call_next(request)
+        return await self._take(request, await call_next(request), call)
+
+    def outdated(self, request: Request) -> bool:
+        """Whether what this request's call brings was invalidated after it had begun, as far as is known."""
+        call = request.find(_Call)
+        if call is None:
+            return False
+        if call.reading is None:
+            return call.numbers is not None and self._epochs.moved(call.numbers)
+        return self._epochs.moved(call.heard) or invalidated_since(self._epochs.heard(call.names), call.began)
+
+    async def drain(self) -> None:
+        """Wait until what this event loop keeps behind its callers is kept."""
+        loop = asyncio.get_running_loop()
+        while tasks := [task for task in self._behind if task.get_loop() is loop]:
+            await asyncio.wait(tasks)
+
+    async def _hedged(self, request: Request, call_next: Handler, names: list[str]) -> Response:
+        """The backend is slow: its epochs are read while the call is under way."""
+        began, heard = self._clock(), self._epochs.heard(names)
+        reading = self._go_on(self._numbers(names))
+        request.attach(call := _Call(began, None, _unchanged(request), reading, tuple(names), heard))
+        try:
+            return await self._take(request, await call_next(request), call)
+        except BaseException:
+            await cancel(reading)
+            raise
+
+    async def _take(self, request: Request, response: Response, call: _Call) -> Response:
         if isinstance(response, CompletionStream):
             self._record(request, response, call)
             await self._finish(response, request)
@@ -61,11 +113,6 @@ class Store:
                 # Kept even if it is not written: those who wait for the same answer decode their own from it.
                 response.entry = await self._admit(request, response, call, *encoded)
         return response
-
-    def outdated(self, request: Request) -> bool:
-        """Whether what this request's call brings was invalidated after it had begun, as far as is known."""
-        call = request.find(_Call)
-        return call is not None and call.numbers is not None and self._epochs.moved(call.numbers)
 
     def _encode(self, request: Request, response: Completion, call: _Call) -> _Encoded | None:
         target = request.target
@@ -85,14 +132,20 @@ class Store:
 
         async def done(chunks: list[bytes]) -> None:
             verdict = _judge(target.call_type.judge_stream, [orjson.loads(chunk) for chunk in chunks])
-            await self._admit(request, response, call, "stream", join(chunks), verdict, {})
+            facts: dict[str, Any] = {"gaps": recorder.gaps}
+            if isinstance(asked := request.params.get("stream_options"), dict):
+                facts["asked"] = asked
+            await self._admit(request, response, call, "stream", join(chunks), verdict, facts)
 
         if not call.unchanged:
             reject("changed")
         elif request.kind != "stream":  # a stream that nobody asked for could not be told from a whole answer
             reject("answer-type")
         else:
-            response.chunks = Recorder(response.chunks, target.answers.encode_chunk, done, reject)
+            limit = self._max_entry_bytes
+            response.chunks = recorder = Recorder(
+                response.chunks, target.answers.encode_chunk, done, reject, limit=limit
+            )
 
     async def _admit(
         self,
@@ -106,22 +159,40 @@ class Store:
     ) -> Entry:
         """The answer as an entry; written unless the call, the answer or a hook refuses."""
         now, ttl = self._clock(), request.directives.ttl
-        late = await self._numbers(tags(request.directives, response.tags))
-        entry = Entry(
-            body,
-            kind,
-            call.began,
-            expires=None if ttl is None else now + ttl,
-            tags=(*(call.numbers or ()), *(late or ())),
-            meta={**verdict.facts, **facts, "duration": now - call.began},
-        )
+        fresh_until, expires = self._freshness.ends(now, ttl, self._random)
+        meta = {**verdict.facts, **facts, "duration": now - call.began}
+        entry = Entry(body, kind, call.began, fresh_until, expires, meta=meta)
         response.status.entry, response.status.now = entry, now
         refusal = response.refusal or verdict.refusal or ("ttl" if ttl == 0 else "")
-        if not refusal and (self._epochs.moved(entry.tags) or invalidated_since(late or (), call.began)):
-            refusal = "invalidated"
+        if len(body) > self._max_entry_bytes:
+            refusal = "too-large"
         if refusal:
             self._stats.count_rejection(refusal)
-        elif call.numbers is not None and late is not None:
+            return entry
+        keep = self._keep(request, response, call, entry)
+        if call.reading is None:
+            return await keep
+        self._go_on(keep)
+        return entry
+
+    def _go_on(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do it behind the caller."""
+        task = asyncio.create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+        return task
+
+    async def _keep(self, request: Request, response: Response, call: _Call, entry: Entry) -> Entry:
+        """The entry with its tags; written unless it was invalidated."""
+        numbers = call.numbers if call.reading is None else await call.reading
+        late = await self._numbers(tags(request.directives, response.tags))
+        entry = replace(entry, tags=(*(numbers or ()), *(late or ())))
+        response.status.entry = entry
+        # What was read before the call has moved on by now; what was read later says when it last did.
+        read_later = entry.tags if call.reading is not None else late or ()
+        if self._epochs.moved((*call.heard, *entry.tags)) or invalidated_since(read_later, call.began):
+            self._stats.count_rejection("invalidated")
+        elif numbers is not None and late is not None:
             await self._writes.run(self._write(request, response, entry))
         return entry
 
@@ -157,11 +228,17 @@ class _Call:
 
     numbers:   the epochs of the tags that were known by then; None when the backend could not say.
     unchanged: whether the arguments were still those that the key was built from.
+
+    Of a hedged call, whose numbers are read while it is under way:
+    reading: brings them. names: the tags. heard: what was known of their numbers, old ones included.
     """
 
     began: float
     numbers: Numbers | None
     unchanged: bool
+    reading: asyncio.Task[Numbers | None] | None = None
+    names: tuple[str, ...] = ()
+    heard: Numbers = ()
 
 
 def _unchanged(request: Request) -> bool:

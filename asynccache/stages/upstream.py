@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asynccache.model import CacheStatus, Completion, CompletionStream, Request, Response
 from asynccache.stats import Stats
+from asynccache.streams import Iterated
 
 
 class Upstream:
@@ -22,7 +23,7 @@ class Upstream:
             raise
         status = CacheStatus("bypass" if request.bypass else "miss", request.bypass, key=request.digest)
         if hasattr(answer, "__aiter__"):
-            # Its own iterator where it is one: closing that closes what is behind it.
-            chunks = answer if hasattr(answer, "__anext__") else aiter(answer)
+            # Whoever closes the chunks closes what is behind them.
+            chunks = answer if hasattr(answer, "__anext__") else Iterated(answer)
             return CompletionStream(status, chunks, answer)
         return Completion(status, answer)

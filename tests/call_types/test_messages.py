@@ -85,7 +85,14 @@ STREAMS: list[tuple[str, list[Any], str]] = [
     ("a tool call cut off", [*CALL, end("tool_use"), STOP], "tool-arguments"),
     (
         "two blocks",
-        [*CALL, delta("input_json_delta", "{}", 1), delta("input_json_delta", ":1}"), end("tool_use"), STOP],
+        [
+            *CALL,
+            begin("tool_use", 1),
+            delta("input_json_delta", "{}", 1),
+            delta("input_json_delta", ":1}"),
+            end("tool_use"),
+            STOP,
+        ],
         "",
     ),
     ("thoughts", [START, begin("thinking"), delta("thinking_delta", "Hm"), end("end_turn"), STOP], ""),
