@@ -349,21 +349,18 @@ class Reader(Generic[T]):
                 return broadcast.take(seat)
             if broadcast.ended:
                 seat.over = broadcast.outcome(seat)
-            else:
-                await self._news(seat)
+                break
+            if seat.waiting is not None:
+                raise RuntimeError("another task waits for the next chunk of this very stream")
+            seat.waiting = self._loop.create_future()
+            try:
+                await seat.waiting
+            except asyncio.CancelledError:
+                await self.aclose()  # as an async generator would be closed: nobody may come back to close it
+                raise
+            finally:
+                seat.waiting = None
         raise seat.over.with_traceback(broadcast.trace)
-
-    async def _news(self, seat: _Seat[T]) -> None:
-        if seat.waiting is not None:
-            raise RuntimeError("another task waits for the next chunk of this very stream")
-        seat.waiting = self._loop.create_future()
-        try:
-            await seat.waiting
-        except asyncio.CancelledError:
-            await self.aclose()  # as an async generator would be closed: nobody may come back to close it
-            raise
-        finally:
-            seat.waiting = None
 
     async def aclose(self) -> None:
         """Leave. The last one to leave waits until the source is closed. Closing twice is fine."""
@@ -409,8 +406,8 @@ class AnswerStream(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
-        return await self._chunks.__anext__()
+    def __anext__(self) -> Awaitable[T]:
+        return self._chunks.__anext__()  # no coroutine around it: among thousands of readers that would be felt
 
     async def aclose(self) -> None:
         """Stop reading. What the upstream opened is closed when nobody else reads it."""

@@ -18,6 +18,7 @@ EXAMPLES = {
     "quickstart.py": "1 call paid for, 2 answered from the cache",
     "custom_backend.py": "hit",
     "custom_key.py": "bob hit",
+    "fastapi_stream.py": "1 call paid for, 3 clients answered",
 }
 
 

@@ -143,8 +143,8 @@ class StreamOverChunks:
         self._cache_client = client
         self._asynccache_status = response.status
 
-    async def __anext__(self) -> Any:
-        return await self._iterator.__anext__()
+    def __anext__(self) -> Any:
+        return self._iterator.__anext__()
 
     def __aiter__(self) -> Self:
         # No generator around it: one that was cancelled would look as if the stream had ended there.
