@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from os import PathLike
-from random import random as _random
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -21,14 +20,10 @@ from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.explanation import Explanation, differences
-from asynccache.freshness import Freshness, Random
 from asynccache.material import Unkeyable
 from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
-from asynccache.pace import Pace
 from asynccache.pipeline import Writes, compose
-from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage, SupportsPing
-from asynccache.stages.coalesce import OnAbandon
-from asynccache.stages.hooks import OnError
+from asynccache.protocols import AsyncCacheBackend, Clock, Stage, SupportsPing
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
 from asynccache.sync import LoopThread, on_callers_thread
@@ -51,23 +46,9 @@ class Cache:
     namespace: keeps entries apart from those of other namespaces in the same store.
     mode:      "default_on", or "default_off": only calls with `cache={"use-cache": True}` are cached.
     supported_call_types: only these are cached ("chat", "embedding", …, LiteLLM's names too); None: all.
-    pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
-    on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
     stages:    takes the default list of stages, returns the list to use: to put one of your own in.
-    stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two need
-               a ttl, which they prolong.
-    max_refreshes: how many refreshes behind answers may be under way at the same time.
-    negative_ttl, negative_errors: for so many seconds after a call raised one of these exception types (or
-               "package.module:Class"), the same call raises it again without calling.
-    on_abandon: what becomes of an upstream call when its last caller has left: "cancel", or "finish" to
-               fill the cache.
-    max_entry_bytes: a larger answer is passed on and not stored.
-    pace:      how fast a recorded stream comes again: "instant", "original", or tokens per second.
-    write_behind: how many entries may wait to be written behind the callers' backs; beyond that the oldest
-               is dropped. 0: a miss waits for its write.
-    hedge_after: seconds a look-up may take before the upstream is called as well; None: as long as it takes.
     clock:     returns seconds since the epoch.
-    random:    returns a number from 0 up to 1.
+    options:   those of `config.Policy` (hooks, freshness, streams, limits), and the backend's.
 
     Raises ConfigError for a wrong argument. Does no I/O before the first call.
     """
@@ -81,42 +62,19 @@ class Cache:
         namespace: str | None = None,
         mode: str = CacheMode.default_on,
         supported_call_types: Iterable[str] | None = None,
-        pre_hooks: Sequence[PreHook] = (),
-        post_hooks: Sequence[PostHook] = (),
-        on_hook_error: OnError = "raise",
         stages: Callable[[list[Stage]], Sequence[Stage]] | None = None,
-        stale_while_revalidate: float | timedelta = 0,
-        stale_if_error: float | timedelta = 0,
-        early_refresh: float = 0,
-        jitter: float = 0,
-        max_refreshes: int = 64,
-        negative_ttl: float | timedelta = 0,
-        negative_errors: config.ErrorTypes = (),
-        hedge_after: float | timedelta | None = None,
-        on_abandon: OnAbandon = "cancel",
-        max_entry_bytes: int = 16 * 2**20,
-        pace: Pace = "instant",
-        write_behind: int = 0,
         clock: Clock = time.time,
-        random: Random = _random,
         **options: Any,
     ) -> None:
-        if backend is not None and (type is not None or options):
+        policy = config.Policy(**{name: options.pop(name) for name in config.POLICY if name in options})
+        if backend is not None and type is not None:
             raise ConfigError("give a backend, or a type and its options, not both")
+        if backend is not None:
+            config.check_names(options, config.POLICY, "option beside a backend that is handed in")
         if backend is not None and not all(callable(getattr(backend, verb, None)) for verb in _VERBS):
             raise ConfigError(f"backend={backend!r}: an object with {', '.join(_VERBS)} is wanted, or type='…'")
         if mode not in tuple(CacheMode):
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
-        negative = directives.seconds(negative_ttl, "negative_ttl"), config.error_types(negative_errors)
-        if bool(negative[0]) != bool(negative[1]):
-            raise ConfigError("negative caching wants both: negative_ttl and negative_errors")
-        _whole(max_refreshes, "max_refreshes")
-        freshness = Freshness(
-            directives.seconds(stale_while_revalidate, "stale_while_revalidate"),
-            directives.seconds(stale_if_error, "stale_if_error"),
-            early_refresh,
-            jitter,
-        )
         self.stats = Stats()
         """Counters, as plain integers."""
         self._own = backend is None
@@ -135,27 +93,17 @@ class Cache:
         self._loop_thread = LoopThread()
         self._functions: dict[str, Callable[..., Any]] = {}
         self._behind = None
-        if _whole(write_behind, "write_behind"):
-            self._behind = WriteBehind(self.backend, limit=write_behind, failed=self._lost, dropped=self._dropped)
+        if policy.write_behind:
+            limit = policy.write_behind
+            self._behind = WriteBehind(self.backend, limit=limit, failed=self._lost, dropped=self._dropped)
         default = config.default_stages(
             self._behind or self.backend,
+            policy,
             tier=self._tier,
             epochs=self._epochs,
             writes=self._writes,
             stats=self.stats,
             clock=clock,
-            pre_hooks=pre_hooks,
-            post_hooks=post_hooks,
-            on_hook_error=on_hook_error,
-            freshness=freshness,
-            max_refreshes=max_refreshes,
-            random=random,
-            negative_ttl=negative[0],
-            negative_errors=negative[1],
-            hedge_after=directives.lifetime(hedge_after, "hedge_after"),
-            on_abandon=on_abandon,
-            max_entry_bytes=_whole(max_entry_bytes, "max_entry_bytes"),
-            pace=pace,
         )
         self._stages = list(stages(default) if stages else default)
         self._handler = compose(self._stages, Upstream(self.stats))
@@ -166,7 +114,7 @@ class Cache:
         level or under `caching`. Raises ConfigError."""
         arguments = config.read(source)
         kind = config.backend_type(str(arguments.get("type", "memory")))
-        own = [name for name in config.parameters(cls) if name != "backend"]
+        own = [*(name for name in config.parameters(cls) if name != "backend"), *config.POLICY]
         backend = config.backend_options(kind)
         config.check_names(arguments, [*own, *backend], f"setting of a {kind} cache")
         return cls(**arguments)
@@ -429,13 +377,6 @@ class Cache:
 
 
 _CLASS = type
-
-
-def _whole(value: Any, name: str) -> int:
-    """An int that is not negative. Raises ConfigError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{name}={value!r}: an int that is not negative is wanted")
-    return value
 
 
 async def _any_chat(**_: Any) -> Any:

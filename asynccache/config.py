@@ -6,6 +6,8 @@ import importlib
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -17,6 +19,7 @@ import orjson
 from asynccache import backends
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
 from asynccache.call_types import CALL_TYPES
+from asynccache.directives import lifetime, seconds
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.freshness import Freshness, Random
@@ -40,43 +43,93 @@ OPTION_ALIASES = {"disk": {"disk_cache_dir": "path"}}
 """By backend type: the names that users of LiteLLM know → ours."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How calls are treated on their way. Every field is an option of `Cache`.
+
+    pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
+    on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
+    stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two
+                   need a ttl, which they prolong.
+    max_refreshes: how many refreshes behind answers may be under way at the same time.
+    negative_ttl, negative_errors: for so many seconds after a call raised one of these exception types (or
+                   "package.module:Class"), the same call raises it again without calling.
+    hedge_after:   seconds a look-up may take before the upstream is called as well; None: as long as it takes.
+    on_abandon:    what becomes of an upstream call when its last caller has left: "cancel", or "finish" to
+                   fill the cache.
+    max_entry_bytes: a larger answer is passed on and not stored.
+    pace:          how fast a recorded stream comes again: "instant", "original", or tokens per second.
+    write_behind:  how many entries may wait to be written behind the callers' backs; beyond that the oldest
+                   is dropped. 0: a miss waits for its write.
+    random:        returns a number from 0 up to 1.
+
+    Raises ConfigError for a wrong value.
+    """
+
+    pre_hooks: Sequence[PreHook] = ()
+    post_hooks: Sequence[PostHook] = ()
+    on_hook_error: OnError = "raise"
+    stale_while_revalidate: float | timedelta = 0
+    stale_if_error: float | timedelta = 0
+    early_refresh: float = 0
+    jitter: float = 0
+    max_refreshes: int = 64
+    negative_ttl: float | timedelta = 0
+    negative_errors: ErrorTypes = ()
+    hedge_after: float | timedelta | None = None
+    on_abandon: OnAbandon = "cancel"
+    max_entry_bytes: int = 16 * 2**20
+    pace: Pace = "instant"
+    write_behind: int = 0
+    random: Random = _random
+
+    def __post_init__(self) -> None:
+        for name in ("max_refreshes", "max_entry_bytes", "write_behind"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name}={value!r}: an int that is not negative is wanted")
+        if bool(seconds(self.negative_ttl, "negative_ttl")) != bool(error_types(self.negative_errors)):
+            raise ConfigError("negative caching wants both: negative_ttl and negative_errors")
+
+    @property
+    def freshness(self) -> Freshness:
+        return Freshness(
+            seconds(self.stale_while_revalidate, "stale_while_revalidate"),
+            seconds(self.stale_if_error, "stale_if_error"),
+            self.early_refresh,
+            self.jitter,
+        )
+
+
+POLICY = tuple(field.name for field in fields(Policy))
+"""The options of `Cache` that are not its backend's."""
+
+
 def default_stages(
     backend: AsyncCacheBackend,
+    policy: Policy,
     *,
     tier: str,
     epochs: Epochs,
     writes: Writes,
     stats: Stats,
     clock: Clock,
-    pre_hooks: Sequence[PreHook] = (),
-    post_hooks: Sequence[PostHook] = (),
-    on_hook_error: OnError = "raise",
-    freshness: Freshness = Freshness(),  # noqa: B008 (immutable)
-    max_refreshes: int = 64,
-    random: Random = _random,
-    negative_ttl: float = 0,
-    negative_errors: tuple[type[Exception], ...] = (),
-    hedge_after: float | None = None,
-    on_abandon: OnAbandon = "cancel",
-    max_entry_bytes: int = 16 * 2**20,
-    pace: Pace = "instant",
 ) -> list[Stage]:
     """The stages around the upstream call, outermost first. Their order is spelled here only."""
-    hooks = Hooks(pre_hooks, post_hooks, stats=stats, on_error=on_hook_error)
-    policy: dict[str, Any] = {"epochs": epochs, "stats": stats, "clock": clock, "freshness": freshness}
-    policy["random"] = random
-    reading = {"tier": tier, "max_refreshes": max_refreshes, "pace": pace, **policy}
-    lookup = (
-        Lookup(backend, **reading) if hedge_after is None else HedgedLookup(backend, hedge_after=hedge_after, **reading)
-    )
-    store = Store(backend, writes=writes, finish=hooks.finish, max_entry_bytes=max_entry_bytes, **policy)
-    negative = [Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []
+    hooks = Hooks(policy.pre_hooks, policy.post_hooks, stats=stats, on_error=policy.on_hook_error)
+    shared: dict[str, Any] = {"epochs": epochs, "stats": stats, "clock": clock}
+    shared |= {"freshness": policy.freshness, "random": policy.random}
+    reading = {"tier": tier, "max_refreshes": policy.max_refreshes, "pace": policy.pace, **shared}
+    wait = lifetime(policy.hedge_after, "hedge_after")
+    lookup = Lookup(backend, **reading) if wait is None else HedgedLookup(backend, hedge_after=wait, **reading)
+    store = Store(backend, writes=writes, finish=hooks.finish, max_entry_bytes=policy.max_entry_bytes, **shared)
+    negative_ttl, negative_errors = seconds(policy.negative_ttl, "negative_ttl"), error_types(policy.negative_errors)
     return [
-        *([hooks] if pre_hooks or post_hooks else []),
+        *([hooks] if policy.pre_hooks or policy.post_hooks else []),
         BuildKey(),
         lookup,
-        *negative,
-        Coalesce(lookup.find, store.outdated, on_abandon=on_abandon, max_bytes=max_entry_bytes),
+        *([Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []),
+        Coalesce(lookup.find, store.outdated, on_abandon=policy.on_abandon, max_bytes=policy.max_entry_bytes),
         store,
     ]
 
@@ -99,7 +152,7 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
         raise ConfigError(f"{error}{_did_you_mean(kind, backends.names())}") from error.__cause__
     aliases = OPTION_ALIASES.get(kind, {})
     renamed = {aliases.get(option, option): value for option, value in options.items()}
-    check_names(renamed, parameters(factory), f"option of the {kind} backend")
+    check_names(renamed, parameters(factory), f"option of the {kind} backend", [*POLICY, *parameters(factory)])
     try:
         return factory(**renamed)
     except TypeError as error:  # an argument that it needs is missing, or has the wrong type
@@ -156,11 +209,12 @@ def parameters(factory: Callable[..., Any]) -> list[str]:
     return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
-def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Raise ConfigError for the first name that is not known, with the nearest that is."""
+def check_names(given: Iterable[str], known: Sequence[str], what: str, near: Sequence[str] = ()) -> None:
+    """Raise ConfigError for the first name that is not known, with the nearest that is; `near` are those it
+    may have been meant for, when they are more."""
     for name in given:
         if name not in known:
-            hint = _did_you_mean(name, known) or f": known are {', '.join(known)}"
+            hint = _did_you_mean(name, near or known) or f": known are {', '.join(known)}"
             raise ConfigError(f"unknown {what} {name!r}{hint}")
 
 

@@ -665,7 +665,7 @@ async def test_a_hook_may_veto() -> None:
 def test_a_hook_must_be_async() -> None:
     """A hook that is a plain function is a ConfigError when the cache is made."""
     with pytest.raises(ConfigError, match="not async"):
-        Cache(pre_hooks=[lambda _: None])  # type: ignore[list-item]
+        Cache(pre_hooks=[lambda _: None])
 
 
 # -- life -----------------------------------------------------------------------------------------

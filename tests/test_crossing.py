@@ -143,7 +143,7 @@ async def test_a_paced_replay_is_the_same_stream(pace: Any) -> None:
 def test_a_wrong_pace_is_refused() -> None:
     """At once, and with what would be right."""
     with pytest.raises(ConfigError, match="tokens per second"):
-        Cache(pace="slow")  # type: ignore[arg-type]
+        Cache(pace="slow")
 
 
 async def test_write_behind() -> None:
