@@ -170,22 +170,23 @@ def cashews(upstream: Upstream) -> Caller:
     """With the lock that it offers against stampedes; its iterators have none."""
     from cashews import Cache as Cashews
 
-    cache = Cashews()
+    cache: Any = Cashews()
     cache.setup("mem://")
 
-    @cache(ttl="1h", lock=True)
     async def acompletion(content: str) -> Any:
         return await upstream()
 
-    @cache.iterator("1h", key="stream:{content}")  # type: ignore[type-var]
     async def astream(content: str) -> AsyncIterator[Any]:
         async for chunk in await upstream(stream=True):
             yield chunk
 
+    whole = cache(ttl="1h", lock=True)(acompletion)
+    streamed = cache.iterator("1h", key="stream:{content}")(astream)
+
     async def call(stream: bool) -> bool:
         if not stream:
-            return bool(await acompletion("Where is my parcel?") == ANSWER)
-        return await is_complete(astream("Where is my parcel?"))
+            return bool(await whole("Where is my parcel?") == ANSWER)
+        return await is_complete(streamed("Where is my parcel?"))
 
     return call
 
