@@ -11,7 +11,7 @@
     │   ├── CorruptEntry              the stored bytes are not a whole entry of this key
     │   └── EmbeddingError            no vector could be made
     ├── NotCached (LookupError)       the call said `only-if-cached`, and there is no answer
-    └── StreamError                   a recorded stream cannot be replayed
+    └── StreamError                   a stream that is shared, or was left, cannot be read on
 
 What the wrapped call raises is never one of these and is never wrapped in one:
 `except openai.RateLimitError` goes on working.
@@ -79,4 +79,5 @@ class NotCached(AsyncCacheError, LookupError):
 
 
 class StreamError(AsyncCacheError):
-    """A recorded stream cannot be read back."""
+    """A stream cannot be read on: its reader has left it or fell too far behind the others who share it, a
+    chunk has no copy, or the cache was closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from asynccache import Cache, ConfigError, status
+from asynccache import BackendUnavailable, Cache, ConfigError, status
 from asynccache.backends.memory import MemoryBackend
 from asynccache.testing import FakeUpstream, FaultyBackend
 from asynccache.testing.provider import SimulatedProvider
@@ -140,6 +141,22 @@ async def test_a_paced_replay_is_the_same_stream(pace: Any) -> None:
     assert cache.stats.hits == 1
 
 
+@pytest.mark.parametrize(("pace", "comes"), [("instant", True), (1e-6, False)])
+async def test_the_pace_is_kept(pace: Any, comes: bool) -> None:
+    """A replay at a millionth of a token a second has not begun after many turns of the loop; an instant one has."""
+    cache = Cache(pace=pace)
+    call = cache.wrap(FakeUpstream())
+    recorded = [chunk async for chunk in await call(**CHAT, stream=True)]
+    replay = await call(**CHAT, stream=True)
+    assert len(status(replay).entry.meta["gaps"]) == len(recorded)  # type: ignore[union-attr]
+    first = asyncio.ensure_future(anext(replay))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert first.done() is comes
+    first.cancel()
+    await asyncio.wait((first,))
+
+
 def test_a_wrong_pace_is_refused() -> None:
     """At once, and with what would be right."""
     with pytest.raises(ConfigError, match="tokens per second"):
@@ -159,6 +176,24 @@ async def test_write_behind() -> None:
         backend.release("set")
         await cache.drain()
         assert status(await Cache(backend).wrap(FakeUpstream())(**CHAT, temperature=0.5)).outcome == "hit"
+
+
+async def test_what_is_lost_behind_the_callers_back_is_counted() -> None:
+    """Entries dropped from a full queue, and writes that fail, show in the statistics and nowhere else."""
+    backend = FaultyBackend(MemoryBackend())
+    async with Cache(backend, write_behind=1) as cache:
+        call = cache.wrap(FakeUpstream())
+        await call(**CHAT)
+        await cache.drain()
+        backend.hold("set")
+        for n in range(12):
+            await call(**CHAT, seed=n)
+            await asyncio.sleep(0)
+        backend.fail(BackendUnavailable("full"), "set")
+        backend.release("set")
+        await cache.drain()
+        assert cache.stats.dropped > 0
+        assert cache.stats.dropped + cache.stats.write_errors == 12
 
 
 async def test_an_answer_too_large_is_passed_on(provider: SimulatedProvider) -> None:
