@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from asynccache.model import CacheKey, Completion, CompletionStream, Entry, Request, Response
 
@@ -73,6 +74,108 @@ class SupportsSize(Protocol):
     """A backend that can say how full it is."""
 
     async def size(self) -> Size: ...
+
+
+@runtime_checkable
+class SupportsAdd(Protocol):
+    """A backend that can write on a condition."""
+
+    async def add(self, key: CacheKey, entry: Entry, /) -> bool:
+        """Put the entry there unless there is one. True when it was put: of several that add at the same
+        time, in whatever process, one gets that. Raises as `set` does."""
+        ...
+
+
+@runtime_checkable
+class SupportsLeave(Protocol):
+    """A backend that holds connections or tasks which belong to an event loop."""
+
+    async def leave(self) -> None:
+        """Close what belongs to the running loop. Later use on that loop opens it anew."""
+        ...
+
+
+Released = Literal["stored", "nothing", "lapsed"]
+
+
+class Wait(Protocol):
+    """A release that is waited for."""
+
+    async def __call__(self, seconds: float, /) -> Released:
+        """Until the lease is released: "stored" when its holder has stored an entry, "nothing" when it has
+        not. "lapsed" when so much time has passed, or the news was cut off: look again. Raises nothing."""
+        ...
+
+
+class Leases(Protocol):
+    """The right to call the upstream for a key, held by one process at a time.
+
+    A lease ends by itself `seconds` after it was acquired or renewed, so that the death of its holder
+    delays others no longer than that. It saves calls and guards nothing: after a pause of its holder
+    there may be two. All verbs raise BackendError.
+    """
+
+    @property
+    def seconds(self) -> float:
+        """How long a lease holds unless it is renewed."""
+        ...
+
+    async def acquire(self, key: CacheKey, token: str, /) -> bool:
+        """Take the lease under this token, which nobody else uses. False when it is somebody's."""
+        ...
+
+    async def renew(self, key: CacheKey, token: str, /) -> bool:
+        """Hold it for another `seconds`. False when it is no longer this token's."""
+        ...
+
+    async def release(self, key: CacheKey, token: str, stored: bool, /) -> None:
+        """End it, if it is still this token's, and wake all who wait for it: is there an entry to be read now?"""
+        ...
+
+    def watch(self, key: CacheKey, /) -> AbstractAsyncContextManager[Wait]:
+        """No release that happens inside the block is missed."""
+        ...
+
+
+@runtime_checkable
+class SupportsLease(Protocol):
+    """A backend through which processes can agree on who calls; None when what it stands on cannot."""
+
+    @property
+    def leases(self) -> Leases | None: ...
+
+
+Told = Callable[[str | None], None]
+
+
+class Changes(Protocol):
+    """News of entries that other processes have overwritten or deleted."""
+
+    def listen(self, told: Told, /) -> AbstractAsyncContextManager[None]:
+        """Inside the block: `told(digest)` for each change, `told(None)` whenever changes may have been missed, the
+        first time once the news has begun to come. Raises nothing: while the store is away it is tried again."""
+        ...
+
+
+@runtime_checkable
+class SupportsChanges(Protocol):
+    """A backend that tells what others change in it; None when what it stands on cannot."""
+
+    @property
+    def changes(self) -> Changes | None: ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A backend that is reached over a network, and what time it may take unless its user says otherwise.
+
+    read_timeout, write_timeout: seconds. max_concurrent: operations under way at the same time.
+    """
+
+    remote: Literal[True]
+    read_timeout: float
+    write_timeout: float
+    max_concurrent: int
 
 
 @dataclass(frozen=True, slots=True)
