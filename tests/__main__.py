@@ -1,7 +1,8 @@
 """`python3 -m tests`: set up all that the tests need, and run them. Needs Python and pip, nothing else.
 
 Uses the active virtual environment, or makes `.venv`. LiteLLM pins an older openai, so its tests run
-in an environment of their own, `.venv-litellm`. Arguments go to pytest.
+in an environment of their own, `.venv-litellm`. The servers that the tests talk to, if this machine has
+them not, go into `.servers`. Arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import os
 import subprocess
 import sys
 import venv
+from functools import partial
 from pathlib import Path
+
+from tests.servers import installation
 
 ROOT = Path(__file__).resolve().parent.parent
 LITELLM = ROOT / "tests" / "litellm"
@@ -22,7 +26,10 @@ def main(arguments: list[str]) -> int:
         print(f"asynccache needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     active = Path(sys.prefix) if sys.prefix != sys.base_prefix else None
-    status = run(prepare(active or ROOT / ".venv", "test"), ["--ignore", str(LITELLM), *arguments])
+    python = prepare(active or ROOT / ".venv", "test")
+    for lack in installation.install(partial(pip, python)):
+        print(f"some tests will fail: {lack}", file=sys.stderr, flush=True)
+    status = run(python, ["--ignore", str(LITELLM), *arguments])
     # Arguments that name tests name those above, unless they lie in the other folder.
     if not any("tests" in argument for argument in arguments):
         status = run(prepare(ROOT / ".venv-litellm", "test-litellm"), [str(LITELLM), *arguments]) or status

@@ -1,0 +1,109 @@
+"""The real servers, started when the first test asks for one. Share them by a prefix, bucket or container of your
+own, never by FLUSHALL. A test that kills or freezes a server takes one of its own: `new_redis` and the like.
+
+Nothing is skipped: a program that is missing fails the test, and says what gets it. The servers are imported where
+they are used, because the environment of the LiteLLM tests has no drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.servers.azurite import AzuriteServer
+    from tests.servers.gcs import GcsServer
+    from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer, TlsRedisServer
+    from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    from tests.servers.redis import RedisServer
+
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_tls() -> Iterator[TlsRedisServer]:
+    from tests.servers.redis import TlsRedisServer
+
+    with TlsRedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    from tests.servers.redis import RedisCluster
+
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[RedisSentinel]:
+    from tests.servers.redis import RedisSentinel
+
+    with RedisSentinel() as sentinel:
+        yield sentinel
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Start a server for this test alone: `new_redis("--maxmemory", "1mb")`."""
+    from tests.servers.redis import RedisServer
+
+    with ExitStack() as started:
+        yield lambda *options: started.enter_context(RedisServer(*options))
+
+
+@pytest.fixture
+def new_redis_tls() -> Iterator[Callable[..., TlsRedisServer]]:
+    from tests.servers.redis import TlsRedisServer
+
+    with ExitStack() as started:
+        yield lambda *options, **acl: started.enter_context(TlsRedisServer(*options, **acl))
+
+
+@pytest.fixture
+def new_redis_cluster() -> Iterator[Callable[[], RedisCluster]]:
+    from tests.servers.redis import RedisCluster
+
+    with ExitStack() as started:
+        yield lambda: started.enter_context(RedisCluster())
+
+
+@pytest.fixture
+def new_redis_sentinel() -> Iterator[Callable[[], RedisSentinel]]:
+    from tests.servers.redis import RedisSentinel
+
+    with ExitStack() as started:
+        yield lambda: started.enter_context(RedisSentinel())
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    from tests.servers.s3 import S3Server
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    from tests.servers.gcs import GcsServer
+
+    with GcsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzuriteServer]:
+    from tests.servers.azurite import AzuriteServer
+
+    with AzuriteServer() as server:
+        yield server
