@@ -71,6 +71,14 @@ class CacheKey:
     def text(self) -> str:
         return self._both()[1]
 
+    @property
+    def border(self) -> tuple[str, str | None]:
+        """(namespace, tenant) of the call it was built for; ("", None) when its source does not say."""
+        for part in self.source:
+            if isinstance(part, Directives):
+                return part.namespace, part.tenant
+        return "", None
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CacheKey) and other.digest == self.digest
 

@@ -33,10 +33,10 @@ class SQLiteBackend:
 
     async def get(self, key: CacheKey, /) -> Entry | None:
         row = await self._run(lambda db: db.execute("SELECT data FROM entries WHERE key = ?", (key.digest,)).fetchone())
-        return None if row is None else codec.decode(key, row[0])
+        return None if row is None else codec.PLAIN.decode(key, row[0])
 
     async def set(self, key: CacheKey, entry: Entry, /) -> None:
-        row = (key.digest, codec.encode(key, entry))
+        row = (key.digest, codec.PLAIN.encode(key, entry))
         await self._run(lambda db: db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", row))
 
     async def delete(self, key: CacheKey, /) -> bool:

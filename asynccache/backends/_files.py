@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import aiofiles.os
 
-from asynccache.codec import decode
+from asynccache.codec import Codec, Life
 from asynccache.errors import CorruptEntry
-from asynccache.model import CacheKey, Entry
 from asynccache.protocols import Size
 
 logger = logging.getLogger("asynccache")
@@ -77,11 +76,11 @@ def content_of(file: int, facts: os.stat_result, limit: int) -> bytes:
     return data
 
 
-def stamp(file: int, entry: Entry, used: float) -> None:
+def stamp(file: int, life: Life, used: float) -> None:
     """Note in the file's times what reclaiming needs to know."""
-    never = entry.expires is None or not entry.expires < _NEVER  # "not <" covers NaN
-    expires = _NEVER if entry.expires is None or never else max(0.0, entry.expires)
-    os.utime(file, ns=(_ns(expires), _ns(_NEVER if entry.kind == "epoch" else used)))
+    never = life.expires is None or not life.expires < _NEVER  # "not <" covers NaN
+    expires = _NEVER if life.expires is None or never else max(0.0, life.expires)
+    os.utime(file, ns=(_ns(expires), _ns(_NEVER if life.epoch else used)))
 
 
 def _ns(seconds: float) -> int:
@@ -155,14 +154,14 @@ def remove(paths: list[str]) -> None:
 
 
 @aiofiles.os.wrap
-def evict(files: list[File], excess: int, now: float) -> int:
+def evict(files: list[File], excess: int, now: float, codec: Codec) -> int:
     """Remove, in this order, the expired, and others until `excess` bytes are free. Returns the bytes freed."""
     freed = 0
     for file in files:
         if file.live and freed >= excess:
             break
         try:
-            if _may_go(file, now):
+            if _may_go(file, now, codec):
                 os.unlink(file.path)
                 freed += file.cost
         except FileNotFoundError:
@@ -172,7 +171,7 @@ def evict(files: list[File], excess: int, now: float) -> int:
     return freed
 
 
-def _may_go(file: File, now: float) -> bool:
+def _may_go(file: File, now: float, codec: Codec) -> bool:
     """Whether the file is still what the walk saw. Where its times could be wrong and it would matter,
     its content is asked, and the times are put right."""
     opened = open_to_read(file.path)
@@ -182,14 +181,13 @@ def _may_go(file: File, now: float) -> bool:
             return False  # replaced or used since
         if file.live and file.cost > BLOCK:
             return True  # longest unused, and too long for an epoch
-        key = CacheKey(os.path.basename(file.path))
-        entry = decode(key, content_of(opened, facts, facts.st_size))
-        expired = entry.expires is not None and entry.expires <= now
-        hidden = entry.kind == "epoch" and file.used <= _ns(now)
+        life = codec.life(os.path.basename(file.path), content_of(opened, facts, facts.st_size))
+        expired = life.expires is not None and life.expires <= now
+        hidden = life.epoch and file.used <= _ns(now)
         if (file.live or expired) and not hidden:
             return True
         with contextlib.suppress(OSError):
-            stamp(opened, entry, file.used / 1e9)
+            stamp(opened, life, file.used / 1e9)
         return False
     except CorruptEntry:
         return True

@@ -34,7 +34,7 @@ import aiofiles.os
 
 from asynccache.backends import _files
 from asynccache.backends._threads import Threads
-from asynccache.codec import decode, encode
+from asynccache.codec import PLAIN, Codec, Life
 from asynccache.errors import BackendClosed, BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
 from asynccache.model import CacheKey, Entry
 from asynccache.protocols import Clock, Size
@@ -59,6 +59,7 @@ class DiskBackend:
     path:      the folder, made when first written to, then open to its owner alone; files and
                subfolders follow the umask.
     max_bytes: bytes all entries may take together, each counted in whole blocks of 4 KiB.
+    codec:     writes and reads the files.
     clock:     tells which entries have expired and which were used last.
 
     Raises ConfigError for an option that makes no sense.
@@ -86,6 +87,7 @@ class DiskBackend:
         path: str | os.PathLike[str] = ".asynccache",
         *,
         max_bytes: int = 1024 * 1024 * 1024,
+        codec: Codec = PLAIN,
         clock: Clock = time.time,
     ) -> None:
         if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < _files.BLOCK:
@@ -93,6 +95,7 @@ class DiskBackend:
         # Made absolute now, so that the folder stays the same when the process changes its own.
         self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
         self.max_bytes = max_bytes
+        self._codec = codec
         self._clock = clock
         self._closed = False
         self._threads = Threads(NAME)
@@ -108,7 +111,7 @@ class DiskBackend:
         Raises CorruptEntry, and removes the file, when it is not a whole entry of this key;
         BackendUnavailable when the folder cannot be read; BackendClosed.
         """
-        return await self._hop(self._read, key.digest)
+        return await self._hop(self._read, key)
 
     async def set(self, key: CacheKey, entry: Entry, /) -> None:
         """Keep the entry in the place of any other.
@@ -117,7 +120,7 @@ class DiskBackend:
         BackendUnavailable when the folder cannot be written (full, forbidden, not a folder); BackendClosed.
         """
         self._unwalked += _files.cost_of(len(entry.body) + 1)  # now, since a cancelled caller may have written
-        await self._change(self._write, key.digest, entry)
+        await self._change(self._write, key, entry)
         if self._unwalked >= self.max_bytes // _SHARE:
             self._start_reclaiming()
         if self._unwalked >= self.max_bytes // _SHARE:
@@ -126,7 +129,7 @@ class DiskBackend:
 
     async def delete(self, key: CacheKey, /) -> bool:
         """Take the entry away. True when there was a file. Raises BackendUnavailable, BackendClosed."""
-        return await self._change(self._unlink, key.digest)
+        return await self._change(self._unlink, key)
 
     async def ping(self) -> None:
         """Write, read and remove a small file. Raises BackendUnavailable when that fails; BackendClosed."""
@@ -197,15 +200,16 @@ class DiskBackend:
 
     # Files: what the threads do.
 
-    def _file(self, digest: str) -> tuple[str, CacheKey]:
-        """The path of an entry, and the key to seal it with: what is no digest is not fit to be a name."""
-        name = (
-            digest if _files.DIGEST.fullmatch(digest) else sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
-        )
-        return f"{self.path}/{name[:2]}/{name}", CacheKey(name)
+    def _file(self, key: CacheKey) -> tuple[str, CacheKey]:
+        """The path of an entry, and the key to write it with: what is no digest is not fit to be a name."""
+        name = key.digest
+        if not _files.DIGEST.fullmatch(name):
+            name = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+            key = CacheKey(name, source=key.source)
+        return f"{self.path}/{name[:2]}/{name}", key
 
-    def _read(self, digest: str) -> Entry | None:
-        path, key = self._file(digest)
+    def _read(self, key: CacheKey) -> Entry | None:
+        path, key = self._file(key)
         try:
             file = _files.open_to_read(path)
         except FileNotFoundError:
@@ -213,7 +217,7 @@ class DiskBackend:
         try:
             facts = os.fstat(file)
             try:
-                entry = decode(key, _files.content_of(file, facts, self.max_bytes))
+                entry = self._codec.decode(key, _files.content_of(file, facts, self.max_bytes))
             except CorruptEntry as error:
                 _files.discard(path, facts)
                 raise CorruptEntry(f"{error}: {path} removed", backend=NAME) from error
@@ -221,14 +225,14 @@ class DiskBackend:
             if entry.kind != "epoch" and abs(now - facts.st_mtime) >= _TOUCH:
                 # It may be another user's file, or a read-only disk: then it only looks less useful.
                 with contextlib.suppress(OSError):
-                    _files.stamp(file, entry, now)
+                    _files.stamp(file, Life.of(entry), now)
             return entry
         finally:
             os.close(file)
 
-    def _write(self, commit: _Commit, digest: str, entry: Entry) -> None:
-        path, key = self._file(digest)
-        data = encode(key, entry)
+    def _write(self, commit: _Commit, key: CacheKey, entry: Entry) -> None:
+        path, key = self._file(key)
+        data = self._codec.encode(key, entry)
         cost = _files.cost_of(len(data))
         if cost > self.max_bytes:
             raise EntryTooLarge(f"an entry of {cost} bytes where max_bytes is {self.max_bytes}", backend=NAME)
@@ -250,7 +254,7 @@ class DiskBackend:
         with self._create(path) as file:
             file.write(data)
             file.flush()
-            _files.stamp(file.fileno(), entry, self._clock())
+            _files.stamp(file.fileno(), Life.of(entry), self._clock())
             if entry.kind == "epoch":
                 os.fsync(file.fileno())
 
@@ -262,8 +266,8 @@ class DiskBackend:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "xb")
 
-    def _unlink(self, commit: _Commit, digest: str) -> bool:
-        path, _ = self._file(digest)
+    def _unlink(self, commit: _Commit, key: CacheKey) -> bool:
+        path, _ = self._file(key)
         try:
             if commit.take():
                 os.unlink(path)
@@ -331,7 +335,7 @@ class DiskBackend:
         # Merged step by step: sorting all at once would hold the interpreter, and so the loop, for long.
         worst_first = heapq.merge(*(shard.files for shard in shards))
         while batch := list(islice(worst_first, _BATCH)):
-            excess -= await _files.evict(batch, excess, now)
+            excess -= await _files.evict(batch, excess, now, self._codec)
             if excess <= 0 and batch[-1].live:
                 return
 

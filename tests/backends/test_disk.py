@@ -13,9 +13,9 @@ from pathlib import Path
 import aiofiles.os
 import pytest
 
-from asynccache.backends import _files, disk
+from asynccache.backends import _files
 from asynccache.backends.disk import DiskBackend
-from asynccache.codec import encode
+from asynccache.codec import PLAIN, Codec
 from asynccache.errors import BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
 from asynccache.model import CacheKey, Entry
 from asynccache.testing import BackendContract, FakeClock
@@ -152,12 +152,14 @@ async def test_a_good_file_that_has_taken_the_place_of_a_torn_one_stays(
     def decode(key: CacheKey, data: bytes) -> Entry:
         assert len(data) == 100
         fresh = path.with_suffix(".new")
-        fresh.write_bytes(encode(key, entry(b"good")))
+        fresh.write_bytes(PLAIN.encode(key, entry(b"good")))
         fresh.rename(path)
         raise CorruptEntry("torn")
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "decode", decode)
+        codec = Codec()
+        patch.setattr(codec, "decode", decode)
+        patch.setattr(backend, "_codec", codec)
         with pytest.raises(CorruptEntry):
             await backend.get(key)
     assert await backend.get(key) == entry(b"good")
@@ -421,11 +423,11 @@ async def test_what_is_used_or_replaced_meanwhile_is_not_reclaimed(
         clock.advance(100)
     evict = _files.evict
 
-    async def late(found: list[_files.File], excess: int, now: float) -> int:
+    async def late(found: list[_files.File], excess: int, now: float, codec: Codec) -> int:
         await backend.get(key_of("used"))
         async with aclosing(DiskBackend(backend.path, clock=clock)) as other:
             await other.set(key_of("replaced"), entry(b"new", blocks=4))
-        return await evict(found, excess, now)
+        return await evict(found, excess, now, codec)
 
     with monkeypatch.context() as patch:
         patch.setattr(_files, "evict", late)
