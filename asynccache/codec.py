@@ -1,6 +1,6 @@
 """Entry ⇄ bytes, for backends that store bytes.
 
-Layout: magic (4 bytes, the last is the version), BLAKE2b-128 of all that follows (16), length of
+Layout: magic (4 bytes, the last is the version), CRC-32 of all that follows (4, little-endian), length of
 the head (4, little-endian), head (JSON), body. The head names the key, so an entry found under
 another key is refused as well as a torn one; and it says how long the body is, and whether it is
 compressed. Of an encrypted entry all from the length of the head on is sealed: see `encryption`.
@@ -11,20 +11,20 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
+from zlib import crc32
 
 import orjson
 
 from asynccache.encryption import SEALED, EncryptionKeys, Seal
-from asynccache.errors import BackendError, ConfigError, CorruptEntry
+from asynccache.errors import BackendError, ConfigError, CorruptEntry, ForeignEntry
 from asynccache.model import CacheKey, Entry
 
 MAGIC = b"ACE\x02"
 MAX_COMPRESSED = 64 * 1024 * 1024
 """Bytes of the longest body that is compressed; a longer one is stored as it is. No entry unpacks to more."""
-_SUM = 16
+_SUM = 4
 _START = len(MAGIC) + _SUM
 _MISSING = "needs the extra asynccache[zstd]"
 
@@ -112,18 +112,18 @@ class Codec:
         rest = self._pack(key, entry)
         if self._seal is not None:
             return self._seal.seal(key, entry, rest)
-        return MAGIC + blake2b(rest, digest_size=_SUM).digest() + rest
+        return MAGIC + crc32(rest).to_bytes(_SUM, "little") + rest
 
     def decode(self, key: CacheKey, data: bytes) -> Entry:
-        """The entry in `data`. Raises CorruptEntry unless it is whole, of this version and of this key, and
-        encrypted if and only if this codec encrypts; BackendError when it may be all that, but the zstd
-        library or the encryption keys are not to be had now."""
+        """The entry in `data`. Raises CorruptEntry unless it is whole and of this key; ForeignEntry, which is one,
+        when it is of another version, sealed under no key known here, or not sealed where this codec seals;
+        BackendError when it may be good, but the zstd library or the keys are not to be had now."""
         if self._seal is not None:
             return self._unpack(key, self._open(self._seal, key, data), 0)
         # `_verify`, spelled out for a hit: its frame would be a good part of what all else costs.
-        if data[:4] != MAGIC or blake2b(memoryview(data)[20:], digest_size=16).digest() != data[4:20]:
+        if data[:4] != MAGIC or crc32(memoryview(data)[8:]) != int.from_bytes(data[4:8], "little"):
             _verify(data)
-        return self._unpack(key, data, 20)
+        return self._unpack(key, data, 8)
 
     def life(self, digest: str, data: bytes) -> Life:
         """What `decode` would say of an entry's life, for somebody who knows no more of its key than the
@@ -144,7 +144,7 @@ class Codec:
 
     def _open(self, seal: Seal, key: CacheKey, data: bytes) -> bytes:
         if data[: len(MAGIC)] == MAGIC:
-            raise CorruptEntry("not encrypted, where all entries have to be")
+            raise ForeignEntry("not encrypted, where all entries have to be")
         return seal.open(key, data)
 
     def _pack(self, key: CacheKey, entry: Entry) -> bytes:
@@ -194,10 +194,12 @@ class Codec:
 
 
 def _verify(data: bytes) -> None:
+    if data[: len(SEALED)] == SEALED:
+        raise ForeignEntry("encrypted, without encryption_keys here")
     if data[: len(MAGIC)] != MAGIC:
-        sealed = data[: len(SEALED)] == SEALED
-        raise CorruptEntry("encrypted, without encryption_keys here" if sealed else "not an entry of this version")
-    if blake2b(memoryview(data)[_START:], digest_size=_SUM).digest() != data[len(MAGIC) : _START]:
+        another = data[: len(MAGIC) - 1] in (MAGIC[:-1], SEALED[:-1])
+        raise ForeignEntry("of another version") if another else CorruptEntry("not an entry")
+    if crc32(memoryview(data)[_START:]) != int.from_bytes(data[len(MAGIC) : _START], "little"):
         raise CorruptEntry("checksum mismatch: torn or changed")
 
 

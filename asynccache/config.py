@@ -16,17 +16,21 @@ from typing import Any
 
 import orjson
 
-from asynccache import backends
+from asynccache import backends, key_builders
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
 from asynccache.call_types import CALL_TYPES
+from asynccache.codec import Codec
 from asynccache.directives import lifetime, seconds
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.freshness import Freshness, Random
+from asynccache.guard import Guard
+from asynccache.key_builders import KeyBuilding
+from asynccache.leases import Leadership
 from asynccache.pace import Pace
 from asynccache.pipeline import Writes
-from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Stage
-from asynccache.stages.build_key import BuildKey
+from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Remote, Stage
+from asynccache.stages.build_key import BuildCustomKey, BuildKey
 from asynccache.stages.coalesce import Coalesce, OnAbandon
 from asynccache.stages.hooks import Hooks, OnError
 from asynccache.stages.lookup import HedgedLookup, Lookup
@@ -36,17 +40,44 @@ from asynccache.stats import Stats
 
 ErrorTypes = Iterable[type[Exception] | str]
 
-BACKEND_ALIASES = {"local": "memory", "in_memory": "memory"}
+BACKEND_ALIASES = {"local": "memory", "in_memory": "memory", "dual_cache": "dual", "azure": "azure_blob"}
 """Other names of backend types; dashes count as underscores."""
 
-OPTION_ALIASES = {"disk": {"disk_cache_dir": "path"}}
+_REDIS = {"redis_url": "url", "max_connections": "connections", "redis_flush_size": "max_batch"}
+OPTION_ALIASES = {
+    "disk": {"disk_cache_dir": "path"},
+    "redis": _REDIS,
+    "redis_cluster": {**_REDIS, "redis_startup_nodes": "startup_nodes"},
+    "s3": {
+        "s3_bucket_name": "bucket",
+        "s3_region_name": "region",
+        "s3_endpoint_url": "endpoint_url",
+        "s3_aws_access_key_id": "access_key_id",
+        "s3_aws_secret_access_key": "secret_access_key",
+        "s3_aws_session_token": "session_token",
+        "s3_path": "path",
+        "s3_use_ssl": "use_ssl",
+        "s3_verify": "verify",
+        "s3_api_version": "api_version",
+        "s3_config": "config",
+    },
+    "gcs": {"gcs_bucket_name": "bucket", "gcs_path_service_account": "service_account_file", "gcs_path": "path"},
+    "azure_blob": {"azure_account_url": "account_url", "azure_blob_container": "container"},
+}
 """By backend type: the names that users of LiteLLM know → ours."""
+
+TIERS = {"dual": ("l1", "l2")}
+"""By backend type: the options that are backends themselves, given as such, as a type, or as a table of options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How calls are treated on their way. Every field is an option of `Cache`.
 
+    key_builder:   what stands in the key for the arguments: a function `(model, messages, **kwargs)`, plain or async,
+                   that returns a text; `ignore`, `normalized`, `per_tenant` of `asynccache.key_builders`; or a list
+                   of these. In a file: "package.module:function", a name, or {name: arguments}.
+    caching_groups: lists of models that share entries; see `CachingGroups`.
     pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
     on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
     stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two
@@ -61,11 +92,17 @@ class Policy:
     pace:          how fast a recorded stream comes again: "instant", "original", or tokens per second.
     write_behind:  how many entries may wait to be written behind the callers' backs; beyond that the oldest
                    is dropped. 0: a miss waits for its write.
+    lease_wait:    seconds to wait for the same call of another process, where the backend can lead to that (see
+                   `SupportsLease`); 0: each process calls for itself.
+    epoch_max_age: seconds for which an invalidation by another process may go unnoticed; and for which entries
+                   can be served from a near tier when the far one, which knows of invalidations, is away.
     random:        returns a number from 0 up to 1.
 
     Raises ConfigError for a wrong value.
     """
 
+    key_builder: KeyBuilding = None
+    caching_groups: Sequence[Sequence[str]] = ()
     pre_hooks: Sequence[PreHook] = ()
     post_hooks: Sequence[PostHook] = ()
     on_hook_error: OnError = "raise"
@@ -81,6 +118,8 @@ class Policy:
     max_entry_bytes: int = 16 * 2**20
     pace: Pace = "instant"
     write_behind: int = 0
+    lease_wait: float | timedelta = 60
+    epoch_max_age: float | timedelta = 1
     random: Random = _random
 
     def __post_init__(self) -> None:
@@ -111,6 +150,7 @@ def default_stages(
     *,
     tier: str,
     epochs: Epochs,
+    leadership: Leadership | None,
     writes: Writes,
     stats: Stats,
     clock: Clock,
@@ -122,47 +162,89 @@ def default_stages(
     reading = {"tier": tier, "max_refreshes": policy.max_refreshes, "pace": policy.pace, **shared}
     wait = lifetime(policy.hedge_after, "hedge_after")
     lookup = Lookup(backend, **reading) if wait is None else HedgedLookup(backend, hedge_after=wait, **reading)
+    flights: dict[str, Any] = {"on_abandon": policy.on_abandon, "max_bytes": policy.max_entry_bytes}
     store = Store(backend, writes=writes, finish=hooks.finish, max_entry_bytes=policy.max_entry_bytes, **shared)
     negative_ttl, negative_errors = seconds(policy.negative_ttl, "negative_ttl"), error_types(policy.negative_errors)
+    build = key_builders.resolve(policy.key_builder, policy.caching_groups)
     return [
         *([hooks] if policy.pre_hooks or policy.post_hooks else []),
-        BuildKey(),
+        BuildKey() if build is None else BuildCustomKey(build),
         lookup,
         *([Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []),
-        Coalesce(lookup.find, store.outdated, on_abandon=policy.on_abandon, max_bytes=policy.max_entry_bytes),
+        Coalesce(lookup.find, store.outdated, leadership=leadership, **flights),
         store,
     ]
 
 
-def backend_type(name: str) -> str:
-    """The one name of a backend type that may be written in several ways."""
+def backend_type(name: str, options: Iterable[str] = ()) -> str:
+    """The one name of a backend type that may be written in several ways, or follow from its options."""
     plain = name.replace("-", "_")
-    return name if ":" in name else BACKEND_ALIASES.get(plain, plain)
+    kind = name if ":" in name else BACKEND_ALIASES.get(plain, plain)
+    if kind == "redis" and not {"startup_nodes", "redis_startup_nodes"}.isdisjoint(options):
+        return "redis_cluster"
+    return kind
 
 
 def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
-    """The backend of this type; `options` are its constructor's arguments.
+    """The backend of this type; `options` are its constructor's arguments, those of the `Codec` that it
+    writes with, and those of the `Guard` around it, when it is a remote one.
 
     Raises ConfigError for a type or an option that does not exist, naming the nearest that does.
     """
-    kind = backend_type(name)
-    try:
-        factory = backends.load(kind)
-    except ConfigError as error:
-        raise ConfigError(f"{error}{_did_you_mean(kind, backends.names())}") from error.__cause__
+    kind = backend_type(name, options)
+    factory = _factory(kind)
     aliases = OPTION_ALIASES.get(kind, {})
     renamed = {aliases.get(option, option): value for option, value in options.items()}
-    check_names(renamed, parameters(factory), f"option of the {kind} backend", [*POLICY, *parameters(factory)])
+    known = [*parameters(factory), *_of_codec(factory), *_of_guard(factory)]
+    check_names(renamed, known, f"option of the {kind} backend", [*POLICY, *known])
+    guard = {option: renamed.pop(option) for option in _of_guard(factory) if option in renamed}
+    codec = {option: renamed.pop(option) for option in _of_codec(factory) if option in renamed}
+    if codec:
+        if "codec" in renamed:
+            raise ConfigError(f"{kind} backend: give a codec, or its options ({', '.join(codec)}), not both")
+        renamed["codec"] = Codec(**codec)
+    for tier in TIERS.get(kind, ()):
+        if tier in renamed:
+            renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
     try:
-        return factory(**renamed)
+        backend = factory(**renamed)
     except TypeError as error:  # an argument that it needs is missing, or has the wrong type
         raise ConfigError(f"{kind} backend: {error}") from error
+    return Guard(backend, **guard) if isinstance(backend, Remote) else backend
 
 
-def backend_options(name: str) -> list[str]:
+def backend_options(name: str, options: Iterable[str] = ()) -> list[str]:
     """The options that a backend of this type takes, other names for them included."""
-    kind = backend_type(name)
-    return [*parameters(backends.load(kind)), *OPTION_ALIASES.get(kind, {})]
+    kind = backend_type(name, options)
+    factory = _factory(kind)
+    return [*parameters(factory), *OPTION_ALIASES.get(kind, {}), *_of_codec(factory), *_of_guard(factory)]
+
+
+def _factory(kind: str) -> Callable[..., AsyncCacheBackend]:
+    try:
+        return backends.load(kind)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_did_you_mean(kind, backends.names())}") from error.__cause__
+
+
+def _of_codec(factory: Callable[..., Any]) -> list[str]:
+    return parameters(Codec) if "codec" in parameters(factory) else []
+
+
+def _of_guard(factory: Callable[..., Any]) -> list[str]:
+    own = {"backend", "clock", *parameters(factory)}
+    return [name for name in parameters(Guard) if name not in own] if getattr(factory, "remote", False) else []
+
+
+def _tier(what: str, given: Any) -> Any:
+    """A backend from a table of options with a `type`, or from the type alone; a backend as it is."""
+    if isinstance(given, str):
+        return build_backend(given, {})
+    if not isinstance(given, Mapping):
+        return given
+    if not isinstance(given.get("type"), str):
+        raise ConfigError(f"{what}: a table with a type is wanted, such as {{'type': 'memory'}}")
+    return build_backend(given["type"], {name: value for name, value in given.items() if name != "type"})
 
 
 def call_type_names(names: Iterable[str]) -> frozenset[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from asynccache.errors import BackendError, ConfigError, CorruptEntry, EntryTooLarge
+from asynccache.errors import BackendError, ConfigError, CorruptEntry, EntryTooLarge, ForeignEntry
 from asynccache.model import CacheKey, Entry
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Seal:
                 continue
         if candidates:
             raise CorruptEntry("does not open: changed, or of another key or namespace")
-        raise CorruptEntry(f"sealed with no encryption key that tenant {key.border[1]!r} has here")
+        raise ForeignEntry(f"sealed with no encryption key that tenant {key.border[1]!r} has here")
 
     def life(self, data: bytes) -> tuple[bool, float | None]:
         """Whether it is an epoch, and its expiry, as the header says: unverified. Raises CorruptEntry when there
@@ -119,7 +119,8 @@ def _header(data: bytes) -> tuple[bytes, bytes, bool, float, bytes]:
     except StructError as error:
         raise CorruptEntry("torn: shorter than a header") from error
     if header[0] != SEALED:
-        raise CorruptEntry("not an encrypted entry of this version")
+        another = header[0][:-1] == SEALED[:-1]
+        raise ForeignEntry("of another version") if another else CorruptEntry("not an encrypted entry")
     return header
 
 

@@ -9,6 +9,7 @@
     │   ├── BackendClosed             used after `aclose()`
     │   ├── EntryTooLarge             the entry can never fit
     │   ├── CorruptEntry              the stored bytes are not a whole entry of this key
+    │   │   └── ForeignEntry          they may be one for a process of another version, or with other keys
     │   └── EmbeddingError            no vector could be made
     ├── NotCached (LookupError)       the call said `only-if-cached`, and there is no answer
     └── StreamError                   a stream that is shared, or was left, cannot be read on
@@ -61,6 +62,11 @@ class EntryTooLarge(BackendError):
 
 class CorruptEntry(BackendError):
     """The stored bytes are torn, foreign, or belong to another key."""
+
+
+class ForeignEntry(CorruptEntry):
+    """The stored bytes are nothing that this process can read: of another version, sealed with a key that is not
+    known here, or not sealed where all have to be. Others may read them, so no backend takes them away."""
 
 
 class EmbeddingError(BackendError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from threading import Lock
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+_PATIENCE = 2.0  # seconds that another loop has to close what belongs to it
 
 
 class PerLoop(Generic[T]):
@@ -17,50 +19,64 @@ class PerLoop(Generic[T]):
     make:  called on that loop.
     close: run on that loop; it raises nothing.
 
-    What belongs to a loop that was closed is dropped: nothing can be awaited on it any more. So is, in a forked
-    child, what its parent made.
+    What belongs to a loop that was closed is dropped: nothing can be awaited on it any more. A forked child has its
+    parent's connections open, and must neither use nor close them: closing would take them out of the selector, which
+    it shares with its parent. So they are kept, untouched. The child's loops are new ones, since asyncio's cannot be
+    shared.
+
+    There is no lock, which a fork could leave locked for ever: only a loop's own thread puts something in under it.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._close = close
-        self._lock = Lock()
         self._made: dict[asyncio.AbstractEventLoop, T] = {}
+        self._parents: list[dict[asyncio.AbstractEventLoop, T]] = []
         self._pid = os.getpid()
 
     def here(self) -> T:
         """The running loop's. Raises what `make` raises."""
         loop = asyncio.get_running_loop()
-        if (made := self._made.get(loop)) is not None and self._pid == os.getpid():
-            return made
-        with self._lock:
+        made = self._made.get(loop)
+        if made is None:
             self._forget_the_dead()
             made = self._made[loop] = self._make()
-            return made
+        return made
 
     async def leave(self) -> None:
         """Close the running loop's, if there is one."""
-        made = self._take(asyncio.get_running_loop())
+        self._forget_the_dead()
+        made = self._made.pop(asyncio.get_running_loop(), None)
         if made is not None:
             await self._close(made)
 
     async def aclose(self) -> None:
-        """Close all of them, each on its own loop. Those of loops that stand still are dropped."""
+        """Close all of them, each on its own loop. Dropped are those of a loop that does not run, or that stops or
+        is blocked meanwhile: it has 2 s."""
         await self.leave()
         for loop in list(self._made):
-            if loop.is_running() and self._pid == os.getpid():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.leave(), loop))
-            else:
-                self._take(loop)
+            if loop.is_running():
+                await self._leave_there(loop)
+            self._made.pop(loop, None)
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> T | None:
-        with self._lock:
-            self._forget_the_dead()
-            return self._made.pop(loop, None)
+    async def _leave_there(self, loop: asyncio.AbstractEventLoop) -> None:
+        left: Future[None] = Future()
+        tasks: list[asyncio.Task[None]] = []  # the loop itself would not keep it
+
+        def leave() -> None:
+            tasks.append(loop.create_task(self.leave()))
+            tasks[0].add_done_callback(lambda _: left.set_result(None))
+
+        try:
+            loop.call_soon_threadsafe(leave)
+        except RuntimeError:
+            return  # it was closed meanwhile
+        await asyncio.wait((asyncio.wrap_future(left),), timeout=_PATIENCE)
 
     def _forget_the_dead(self) -> None:
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._made.clear()
-        for loop in [loop for loop in self._made if loop.is_closed()]:
-            del self._made[loop]
+            self._parents.append(self._made)
+            self._made = {}
+        for loop in [loop for loop in list(self._made) if loop.is_closed()]:
+            self._made.pop(loop, None)

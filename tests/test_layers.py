@@ -26,6 +26,7 @@ LAYERS = [
         "keys",
         "explanation",
         "codec",
+        "encryption",
         "streams",
         "call_types",
         "stats",
@@ -34,10 +35,12 @@ LAYERS = [
         "freshness",
         "sync",
         "write_behind",
+        "loops",
         "pace",
         "replay",
     },
-    {"targets", "epochs", "pipeline", "background"},
+    {"targets", "epochs", "pipeline", "background", "leases"},
+    {"guard"},
     {"stages", "backends"},
     {"config"},
     {"cache"},
@@ -51,6 +54,7 @@ APART = {("stages", "backends"), ("backends", "stages")}
 DRIVERS = {
     *("redis", "aioboto3", "aiobotocore", "gcloud", "azure", "qdrant_client", "numpy"),
     *("openai", "anthropic", "litellm", "httpx", "httpx2", "aiohttp"),
+    *("cryptography", "zstandard", "botocore", "boto3"),
     *("pydantic", "pydantic_settings", "starlette", "uvicorn", "typer", "rich", "yaml"),
 }
 

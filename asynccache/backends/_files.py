@@ -189,7 +189,7 @@ def _may_go(file: File, now: float, codec: Codec) -> bool:
         with contextlib.suppress(OSError):
             stamp(opened, life, file.used / 1e9)
         return False
-    except CorruptEntry:
+    except CorruptEntry:  # one of others', too: it takes space, and is the longest unused
         return True
     finally:
         os.close(opened)

@@ -35,7 +35,7 @@ import aiofiles.os
 from asynccache.backends import _files
 from asynccache.backends._threads import Threads
 from asynccache.codec import PLAIN, Codec, Life
-from asynccache.errors import BackendClosed, BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge
+from asynccache.errors import BackendClosed, BackendUnavailable, ConfigError, CorruptEntry, EntryTooLarge, ForeignEntry
 from asynccache.model import CacheKey, Entry
 from asynccache.protocols import Clock, Size
 
@@ -218,6 +218,8 @@ class DiskBackend:
             facts = os.fstat(file)
             try:
                 entry = self._codec.decode(key, _files.content_of(file, facts, self.max_bytes))
+            except ForeignEntry as error:
+                raise ForeignEntry(f"{error}: {path}", backend=NAME) from error
             except CorruptEntry as error:
                 _files.discard(path, facts)
                 raise CorruptEntry(f"{error}: {path} removed", backend=NAME) from error

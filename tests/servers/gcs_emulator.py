@@ -6,6 +6,8 @@
 3. `ifGenerationMatch` counts, for uploads and deletions: 412 when it does not hold. Upstream ignores it.
 4. Lists come in pages: `maxResults`, `pageToken`. Upstream ignores both.
 5. A write costs the same however many objects there are. Upstream writes out the metadata of all of them.
+6. A download says which generation it is of (`x-goog-generation`). Upstream does not.
+7. An answer of 404 says what is missing, the object or the bucket, in Cloud Storage's words. Upstream's is empty.
 """
 
 from __future__ import annotations
@@ -136,6 +138,33 @@ def _refuse(response: Any) -> None:
     response.json({"error": {"code": 412, "message": reason, "errors": details}})
 
 
+def with_generation(get: Handle) -> Handle:
+    """A download has its object's generation in a header."""
+
+    @wraps(get)
+    def repaired(request: Any, response: Any, storage: Storage) -> None:
+        get(request, response, storage)
+        if request.query.get("alt") == ["media"] and response.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            response["x-goog-generation"] = str(_generation(request, storage))
+
+    return repaired
+
+
+def explained(handle: Handle) -> Handle:
+    """What is not there is named."""
+
+    @wraps(handle)
+    def repaired(request: Any, response: Any, storage: Storage) -> None:
+        handle(request, response, storage)
+        if response.status == HTTPStatus.NOT_FOUND:
+            bucket = request.params["bucket_name"]
+            there = bucket in storage.buckets and "object_id" in request.params
+            name = f"No such object: {bucket}/{request.params['object_id']}" if there else None
+            response.write_file((name or "The specified bucket does not exist.").encode(), content_type="text/html")
+
+    return repaired
+
+
 def in_pages(ls: Handle) -> Handle:
     """The page's token is the last name of the page before: what is deleted meanwhile shifts nothing."""
 
@@ -159,10 +188,11 @@ def in_pages(ls: Handle) -> Handle:
 def repair() -> None:
     """Put the repaired handlers into upstream's table of routes."""
     repaired = {
-        objects.insert: conditional(empty_allowed(objects.insert)),
+        objects.get: explained(with_generation(objects.get)),
+        objects.insert: explained(conditional(empty_allowed(objects.insert))),
         objects.upload_partial: conditional(objects.upload_partial),
-        objects.delete: conditional(objects.delete),
-        objects.ls: in_pages(objects.ls),
+        objects.delete: explained(conditional(objects.delete)),
+        objects.ls: explained(in_pages(objects.ls)),
     }
     server.HANDLERS = tuple(
         (route, {method: repaired.get(handle, handle) for method, handle in handlers.items()})
