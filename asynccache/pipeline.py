@@ -43,5 +43,5 @@ class Writes:
     async def drain(self) -> None:
         """Wait until all writes that this event loop has begun are done."""
         loop = asyncio.get_running_loop()
-        while tasks := [task for task in self._tasks if task.get_loop() is loop]:
+        while tasks := [task for task in list(self._tasks) if task.get_loop() is loop]:
             await asyncio.wait(tasks)

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
@@ -27,6 +27,7 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._calls: set[Future[Any]] = set()
 
     def sync(self, function: Callable[..., T], wrapped: Callable[..., Awaitable[T]]) -> Callable[..., T]:
         """`wrapped` as a sync function with the signature of `function`."""
@@ -59,15 +60,16 @@ class LoopThread:
             future = asyncio.run_coroutine_threadsafe(work(), cast(asyncio.AbstractEventLoop, self._loop))
         await asyncio.wrap_future(future)
 
-    async def aclose(self) -> None:
-        """End the loop and its thread, when the calls under way are done. A later call starts them anew."""
+    async def aclose(self, leave: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """End the loop and its thread, when the calls under way are done, and what was opened there has been closed
+        by `leave`. A later call starts them anew."""
         with self._lock:
             if not self._alive():
                 return
             loop, thread = cast(asyncio.AbstractEventLoop, self._loop), cast(threading.Thread, self._thread)
             # From here on calls get a new loop; those that have this one began before `_finish`.
             self._loop = self._thread = None
-            future = asyncio.run_coroutine_threadsafe(_finish(), loop)
+            future = asyncio.run_coroutine_threadsafe(_finish(tuple(self._calls), leave), loop)
         await asyncio.wrap_future(future)
         thread.join()  # it has nothing left to do
 
@@ -78,7 +80,10 @@ class LoopThread:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name="asynccache", daemon=True)
                 self._thread.start()
-            return asyncio.run_coroutine_threadsafe(work(), cast(asyncio.AbstractEventLoop, self._loop))
+            call = asyncio.run_coroutine_threadsafe(work(), cast(asyncio.AbstractEventLoop, self._loop))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
 
     def _alive(self) -> bool:
         # A forked child has the loop's memory, but not its thread.
@@ -190,10 +195,15 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _finish() -> None:
+async def _finish(calls: Iterable[Future[Any]], leave: Callable[[], Coroutine[Any, Any, None]]) -> None:
     loop = asyncio.get_running_loop()
+    if under_way := [asyncio.wrap_future(call) for call in calls]:
+        await asyncio.wait(under_way)
+    # Flights that go on for nobody may open again what was closed, and some of that has tasks without an end.
+    await leave()
     while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await leave()
     await loop.shutdown_asyncgens()
     await loop.shutdown_default_executor()
     loop.call_soon(loop.stop)

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from asynccache import Cache, status
+from asynccache.backends.dual import DualBackend
 from asynccache.backends.memory import MemoryBackend
 from asynccache.errors import BackendUnavailable
 from asynccache.model import Request
-from asynccache.testing import FaultyBackend
+from asynccache.testing import FaultyBackend, SharedStore
 
 
 def ours() -> list[threading.Thread]:
@@ -303,6 +304,31 @@ def test_closing_waits_for_calls_under_way() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_closing_over_a_backend_that_listens() -> None:
+    """A call that ends while the cache is closed opens the news of changes again; closing ends it again."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(prompt: str) -> str:
+        begun.set()
+        assert go.wait(30)
+        return prompt
+
+    async def close() -> None:
+        closing = asyncio.create_task(cache.aclose())
+        await asyncio.sleep(0)
+        go.set()
+        async with asyncio.timeout(30):
+            await closing
+
+    cache = Cache(DualBackend(MemoryBackend(), SharedStore().backend()))
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(cache.wrap(slow), "x")
+        assert begun.wait(30)
+        asyncio.run(close())
+        assert answer.result() == "x"
+    assert not ours()
+
+
 def test_a_forked_child() -> None:
     """A child of `fork` goes on with a loop of its own, and its parent's is not disturbed."""
     script = """

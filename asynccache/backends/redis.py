@@ -70,7 +70,7 @@ class RedisBackend(RedisVerbs):
         sentinel_password: str | None = None,
         client: Redis | None = None,
         key_prefix: str = "asynccache:",
-        max_batch: int = 64,
+        max_batch: int = 256,
         connections: int = 4,
         socket_timeout: float = 1.0,
         protocol: int = 3,

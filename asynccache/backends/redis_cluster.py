@@ -56,7 +56,7 @@ class RedisClusterBackend(RedisVerbs):
         ssl_check_hostname: bool | None = None,
         ssl_cert_reqs: str | None = None,
         key_prefix: str = "asynccache:",
-        max_batch: int = 64,
+        max_batch: int = 256,
         connections: int = 4,
         socket_timeout: float = 1.0,
         protocol: int = 3,

@@ -1,23 +1,34 @@
-"""The law of `AsyncCacheBackend` as tests. See `BackendContract`."""
+"""The law of `AsyncCacheBackend`, `Leases` and `Changes` as tests. See `BackendContract`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hashlib import sha256
 from typing import Any, get_args
 
 from asynccache.errors import BackendClosed, BackendError
 from asynccache.model import CacheKey, Entry, Kind
-from asynccache.protocols import AsyncCacheBackend, SupportsPing, SupportsSize
+from asynccache.protocols import (
+    AsyncCacheBackend,
+    Changes,
+    Leases,
+    SupportsAdd,
+    SupportsChanges,
+    SupportsLease,
+    SupportsLeave,
+    SupportsPing,
+    SupportsSize,
+)
 from asynccache.testing.blocking import blocking_calls
 
 MakeBackend = Callable[[], AsyncCacheBackend]
 
 _TURNS = 24  # a call is cancelled after each number of loop turns up to this
 _LARGE = 1024 * 1024
+_PATIENCE = 30.0  # seconds to wait for what a store does of itself
 
 _BODIES = {
     "empty": b"",
@@ -323,6 +334,350 @@ class BackendContract:
             for number in range(3):
                 await backend.delete(key_of(f"sized {number}"))
             assert await backend.size() == before
+
+    async def test_of_all_who_add_one_does(self, make_backend: MakeBackend) -> None:
+        async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+            if not isinstance(one, SupportsAdd):
+                return
+            assert isinstance(other, SupportsAdd)
+            entries = [entry_of(b"%d" % number) for number in range(40)]
+            handles = [one, other if self.shared else one] * 20
+            added = await asyncio.gather(
+                *[handle.add(key_of("added"), entry) for handle, entry in zip(handles, entries, strict=True)]
+            )
+            assert added.count(True) == 1, f"{added.count(True)} have added"
+            assert await one.get(key_of("added")) == entries[added.index(True)], "another's than who was told so"
+
+    async def test_add_keeps_what_is_there(self, make_backend: MakeBackend) -> None:
+        async with aclosing(make_backend()) as backend:
+            if not isinstance(backend, SupportsAdd):
+                return
+            key, first, second = key_of("kept"), entry_of(b"1"), entry_of(b"2", expires_in=None)
+            assert await backend.add(key, first) is True
+            assert await backend.add(key, second) is False
+            assert await backend.get(key) == first
+            assert await backend.delete(key)
+            assert await backend.add(key, second) is True
+            assert await backend.get(key) == second
+            await backend.set(key, first)
+            assert await backend.add(key, second) is False
+            assert await backend.get(key) == first
+
+    async def test_add_in_the_place_of_an_expired_entry_is_whole(self, make_backend: MakeBackend) -> None:
+        """A store that knows of the end takes such an entry for none."""
+        async with aclosing(make_backend()) as backend:
+            if not isinstance(backend, SupportsAdd):
+                return
+            old, new = entry_of(b"old", expires_in=-10.0), entry_of(b"new")
+            await backend.set(key_of("over"), old)
+            if await backend.add(key_of("over"), new):
+                assert await backend.get(key_of("over")) == new
+            else:
+                assert await backend.get(key_of("over")) == old
+
+    async def test_leave_ends_nothing_but_connections(self, make_backend: MakeBackend) -> None:
+        before = asyncio.all_tasks()
+        async with aclosing(make_backend()) as backend:
+            if not isinstance(backend, SupportsLeave):
+                return
+            await backend.leave()
+            await _exercise(backend)
+            await backend.set(key_of("left"), entry_of(b"1"))
+            await backend.leave()
+            await backend.leave()
+            if left := asyncio.all_tasks() - before:  # what only tidies up may end by itself
+                _, left = await asyncio.wait(left, timeout=_PATIENCE)
+            assert not left, f"still running: {left}"
+            assert await _body(backend, key_of("left")) == b"1"
+
+
+class LeaseContract:
+    """The law of `Leases`, for a backend that `SupportsLease`. Subclass it, give it `make_backend` as for
+    `BackendContract`, and choose leases that hold for a second or less: one test waits for the end of three.
+
+    Nothing but that test asks for any time, and no time is too long.
+    """
+
+    async def test_one_has_it_until_it_is_released(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other):
+            assert one.seconds > 0
+            assert await one.acquire(key_of("k"), "a") is True
+            assert await other.acquire(key_of("k"), "b") is False
+            assert await one.acquire(key_of("k"), "c") is False, "another caller in the same process"
+            assert await other.acquire(key_of("another"), "d") is True
+            await one.release(key_of("k"), "a", True)
+            assert await other.acquire(key_of("k"), "b") is True
+            assert await one.acquire(key_of("k"), "e") is False
+
+    async def test_of_all_who_ask_one_gets_it(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as both:
+            for _ in range(5):
+                asked = await asyncio.gather(
+                    *[both[number % 2].acquire(key_of("k"), str(number)) for number in range(40)]
+                )
+                assert asked.count(True) == 1, f"{asked.count(True)} have it"
+                await both[0].release(key_of("k"), str(asked.index(True)), False)
+
+    async def test_only_its_holder_renews_and_ends_it(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other):
+            assert await one.renew(key_of("k"), "a") is False, "nobody had it"
+            assert await one.acquire(key_of("k"), "a")
+            assert await one.renew(key_of("k"), "a") is True
+            assert await other.renew(key_of("k"), "b") is False
+            await other.release(key_of("k"), "b", True)
+            assert await other.acquire(key_of("k"), "b") is False, "ended by one who did not have it"
+            await one.release(key_of("k"), "a", False)
+            assert await one.renew(key_of("k"), "a") is False, "renewed after its end"
+            await one.release(key_of("k"), "a", False)
+            assert await other.acquire(key_of("k"), "b") is True
+
+    async def test_it_ends_by_itself_unless_it_is_renewed(self, make_backend: MakeBackend) -> None:
+        now = asyncio.get_running_loop().time
+        async with _two_leases(make_backend) as (one, other):
+            nearly = one.seconds * 0.9
+            asked = now()
+            assert await one.acquire(key_of("k"), "a")
+            async with asyncio.timeout(_PATIENCE):
+                while not await other.acquire(key_of("k"), "b"):  # noqa: ASYNC110 (a store gives no event of that)
+                    await asyncio.sleep(one.seconds / 20)
+            assert now() - asked > nearly, "ended too early"
+            assert await one.renew(key_of("k"), "a") is False, "two have it"
+            end = now() + one.seconds * 1.5
+            while now() < end:
+                renewed = now()
+                if not await other.renew(key_of("k"), "b"):
+                    break  # this machine stands still for longer than the lease holds
+                await asyncio.sleep(one.seconds / 10)
+                taken = await one.acquire(key_of("k"), "c")
+                assert not taken or now() - renewed > nearly, "ended although it was renewed"
+
+    async def test_a_lease_is_no_entry(self, make_backend: MakeBackend) -> None:
+        async with aclosing(make_backend()) as backend:
+            leases = _leases(backend)
+            assert await leases.acquire(key_of("k"), "a")
+            assert await backend.get(key_of("k")) is None
+            await backend.set(key_of("k"), entry_of(b"1"))
+            assert await backend.delete(key_of("k"))
+            assert await backend.delete(key_of("k")) is False
+            assert await leases.acquire(key_of("k"), "b") is False, "ended with the entry"
+            await backend.set(key_of("k"), entry_of(b"2"))
+            await leases.release(key_of("k"), "a", True)
+            assert await _body(backend, key_of("k")) == b"2"
+
+    async def test_all_who_wait_hear_of_the_release(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as both:
+            for stored, released in ((True, "stored"), (False, "nothing")):
+                assert await both[0].acquire(key_of("k"), "a")
+                async with AsyncExitStack() as stack:
+                    watches = [leases.watch(key_of("k")) for leases in (*both, *both)]
+                    waits = [await stack.enter_async_context(watch) for watch in watches]
+                    waiting = [asyncio.ensure_future(wait(_PATIENCE)) for wait in waits]
+                    await both[0].release(key_of("k"), "a", stored)
+                    assert await asyncio.gather(*waiting) == [released] * 4
+
+    async def test_no_release_in_the_block_is_missed(self, make_backend: MakeBackend) -> None:
+        """Also one that comes before anybody waits."""
+        async with _two_leases(make_backend) as (one, other):
+            assert await one.acquire(key_of("k"), "a")
+            async with other.watch(key_of("k")) as wait:
+                await one.release(key_of("k"), "a", True)
+                assert await other.acquire(key_of("k"), "b")
+                assert await wait(_PATIENCE) == "stored"
+
+    async def test_nothing_else_wakes_who_waits(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other):
+            assert await one.acquire(key_of("k"), "a")
+            assert await one.acquire(key_of("another"), "a")
+            async with other.watch(key_of("k")) as wait:
+                await one.release(key_of("another"), "a", True)
+                await one.release(key_of("k"), "b", False)
+                assert await one.renew(key_of("k"), "a")
+                assert await wait(0.05) == "lapsed"
+                assert await wait(0.0) == "lapsed"
+                await one.release(key_of("k"), "a", True)
+                assert await wait(_PATIENCE) == "stored"
+
+    async def test_one_may_wait_again(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other), other.watch(key_of("k")) as wait:
+            for token, stored, released in (("a", False, "nothing"), ("b", True, "stored")):
+                assert await one.acquire(key_of("k"), token)
+                await one.release(key_of("k"), token, stored)
+                assert await wait(_PATIENCE) == released
+
+    async def test_a_cancelled_wait_harms_nobody_else(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other):
+            for turns in range(_TURNS):
+                key = key_of(f"wait {turns}")
+                assert await one.acquire(key, "a")
+                async with other.watch(key) as wait:
+                    await _cancelled(_wait_for(other, key), turns)
+                    await one.release(key, "a", True)
+                    assert await wait(_PATIENCE) == "stored"
+
+    async def test_a_cancelled_acquire_can_be_taken_back(self, make_backend: MakeBackend) -> None:
+        async with _two_leases(make_backend) as (one, other):
+            for turns in range(_TURNS):
+                key = key_of(f"acquire {turns}")
+                await _cancelled(one.acquire(key, "a"), turns)
+                await one.release(key, "a", False)
+                async with asyncio.timeout(_PATIENCE):
+                    assert await other.acquire(key, "b") is True, f"cancelled after {turns} turns"
+
+    async def test_closing_lets_those_who_wait_go_on(self, make_backend: MakeBackend) -> None:
+        before = asyncio.all_tasks()
+        backend = make_backend()
+        async with _two_leases(make_backend) as (_, other):
+            assert await other.acquire(key_of("k"), "a")
+            async with _leases(backend).watch(key_of("k")) as wait:
+                waiting = asyncio.ensure_future(wait(_PATIENCE))
+                await asyncio.sleep(0)
+                await backend.aclose()
+                async with asyncio.timeout(_PATIENCE / 2):
+                    assert await waiting == "lapsed"
+            try:
+                await _leases(backend).acquire(key_of("k"), "b")
+            except BackendError:
+                pass
+            else:
+                raise AssertionError("a lease of a closed backend")
+        left = asyncio.all_tasks() - before
+        assert not left, f"still running: {left}"
+
+
+class ChangesContract:
+    """The law of `Changes`, for a backend that `SupportsChanges`; as `LeaseContract`."""
+
+    async def test_it_says_when_the_news_begins_to_come(self, make_backend: MakeBackend) -> None:
+        async with aclosing(make_backend()) as backend:
+            news = _News()
+            async with _changes(backend).listen(news.told):
+                assert await news.next() is None
+
+    async def test_what_others_overwrite_and_delete_is_told(self, make_backend: MakeBackend) -> None:
+        async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+            key = key_of("k")
+            await other.set(key, entry_of(b"1"))
+            news = _News()
+            async with _changes(one).listen(news.told):
+                assert await news.next() is None
+                for number in range(3):
+                    overwriting = asyncio.ensure_future(other.set(key, entry_of(b"%d" % number)))
+                    assert await news.next() == key.digest, "overwritten"
+                    assert await _body(one, key) == b"%d" % number, "told before it can be read"
+                    await overwriting
+                deleting = asyncio.ensure_future(other.delete(key))
+                assert await news.next() == key.digest, "deleted"
+                assert await one.get(key) is None, "told before it can be read"
+                assert await deleting
+
+    async def test_all_of_many_changes_are_told(self, make_backend: MakeBackend) -> None:
+        """A `None` stands for any number of them."""
+        keys = [key_of(str(number)) for number in range(300)]
+        async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+            await asyncio.gather(*[other.set(key, entry_of(b"1")) for key in keys])
+            news = _News()
+            async with _changes(one).listen(news.told):
+                assert await news.next() is None
+                await asyncio.gather(*[other.set(key, entry_of(b"2" * 1000)) for key in keys])
+                missing = {key.digest for key in keys}
+                while missing:
+                    digest = await news.next()
+                    missing = set() if digest is None else missing - {digest}
+
+    async def test_every_listener_is_told(self, make_backend: MakeBackend) -> None:
+        async with AsyncExitStack() as stack:
+            one, two, other = [await stack.enter_async_context(aclosing(make_backend())) for _ in range(3)]
+            await other.set(key_of("k"), entry_of(b"1"))
+            listeners = [_News() for _ in range(3)]
+            for backend, news in zip((one, one, two), listeners, strict=True):
+                await stack.enter_async_context(_changes(backend).listen(news.told))
+                assert await news.next() is None
+            await other.set(key_of("k"), entry_of(b"2"))
+            for news in listeners:
+                assert await news.next() == key_of("k").digest
+
+    async def test_who_has_left_is_told_nothing(self, make_backend: MakeBackend) -> None:
+        before = asyncio.all_tasks()
+        async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+            await other.set(key_of("k"), entry_of(b"1"))
+            gone, staying = _News(), _News()
+            async with _changes(one).listen(staying.told):
+                assert await staying.next() is None
+                async with _changes(one).listen(gone.told):
+                    assert await gone.next() is None
+                await other.set(key_of("k"), entry_of(b"2"))
+                assert await staying.next() == key_of("k").digest
+            assert gone.empty
+        left = asyncio.all_tasks() - before
+        assert not left, f"still running: {left}"
+
+    async def test_a_listener_may_be_cancelled_at_any_time(self, make_backend: MakeBackend) -> None:
+        before = asyncio.all_tasks()
+        async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+            await other.set(key_of("k"), entry_of(b"1"))
+            for turns in range(_TURNS):
+                await _cancelled(_listen(one, _News()), turns)
+            news = _News()
+            async with _changes(one).listen(news.told):
+                assert await news.next() is None
+                await other.set(key_of("k"), entry_of(b"2"))
+                assert await news.next() == key_of("k").digest
+        left = asyncio.all_tasks() - before
+        assert not left, f"still running: {left}"
+
+    async def test_closing_ends_the_news_quietly(self, make_backend: MakeBackend) -> None:
+        backend = make_backend()
+        news = _News()
+        async with _changes(backend).listen(news.told):
+            assert await news.next() is None
+            await backend.aclose()
+
+
+class _News:
+    """What was told, in its order."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def told(self, digest: str | None) -> None:
+        self._queue.put_nowait(digest)
+
+    @property
+    def empty(self) -> bool:
+        return self._queue.empty()
+
+    async def next(self) -> str | None:
+        async with asyncio.timeout(_PATIENCE):
+            return await self._queue.get()
+
+
+async def _listen(backend: AsyncCacheBackend, news: _News) -> None:
+    async with _changes(backend).listen(news.told):
+        await asyncio.get_running_loop().create_future()
+
+
+async def _wait_for(leases: Leases, key: CacheKey) -> None:
+    async with leases.watch(key) as wait:
+        await wait(_PATIENCE)
+
+
+def _changes(backend: AsyncCacheBackend) -> Changes:
+    assert isinstance(backend, SupportsChanges)
+    assert backend.changes is not None
+    return backend.changes
+
+
+def _leases(backend: AsyncCacheBackend) -> Leases:
+    assert isinstance(backend, SupportsLease)
+    assert backend.leases is not None
+    return backend.leases
+
+
+@asynccontextmanager
+async def _two_leases(make_backend: MakeBackend) -> AsyncIterator[tuple[Leases, Leases]]:
+    """Those of two handles on the same store, as of two processes."""
+    async with aclosing(make_backend()) as one, aclosing(make_backend()) as other:
+        yield _leases(one), _leases(other)
 
 
 def _odd_keys() -> list[CacheKey]:
