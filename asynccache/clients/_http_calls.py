@@ -1,0 +1,206 @@
+"""An HTTP request → which LLM call it is, and what it asks of the cache. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from asynccache.call_types import CALL_TYPES
+from asynccache.clients._wire_types import HTTPCallType, KnownCallType, OpaqueCallType
+from asynccache.directives import word, words
+from asynccache.errors import ConfigError
+from asynccache.keys import VOCAL_HEADERS
+
+CONTROL = "asynccache"
+"""The name of the request's extension with controls, and of the response's with its status."""
+CONTROL_HEADER = b"x-asynccache"
+
+Cached = str | Iterable[str] | Callable[[Any], bool]
+
+_CREDENTIALS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
+_VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
+_JSON = (b"application/json", b"text/json")
+
+
+@dataclass(frozen=True, slots=True)
+class API:
+    """One kind of LLM call over HTTP.
+
+    ending:   of the URL's path.
+    streamed: whether the path, and not the body's `stream`, asks for a stream.
+    listed:   whether it is one of `APIS`, so that its query is known.
+    """
+
+    ending: str
+    call_type: HTTPCallType
+    streamed: bool = False
+    listed: bool = True
+
+
+_CHAT = KnownCallType(CALL_TYPES["chat"], done=True, usage=True)
+_RESPONSES = KnownCallType(CALL_TYPES["responses"], named=True)
+_MESSAGES = KnownCallType(CALL_TYPES["messages"], named=True)
+_EMBEDDING = OpaqueCallType("embedding")
+_OTHER_CHAT = OpaqueCallType("chat", finish=True)
+
+APIS = (
+    API("/chat/completions", _CHAT),
+    API("/fim/completions", _CHAT),
+    API("/agents/completions", _CHAT),
+    API("/completions", KnownCallType(CALL_TYPES["text_completion"], done=True, usage=True)),
+    API("/v1/responses", _RESPONSES),
+    API("/openai/responses", _RESPONSES),
+    API("/v1/messages", _MESSAGES),
+    API("/embeddings", KnownCallType(CALL_TYPES["embedding"])),
+    API("/v1/embed", _EMBEDDING),
+    API("/v2/embed", _EMBEDDING),
+    API("/rerank", KnownCallType(CALL_TYPES["rerank"])),
+    API("/v2/chat", _OTHER_CHAT),
+    API(":generateContent", _OTHER_CHAT),
+    API(":streamGenerateContent", _OTHER_CHAT, streamed=True),
+    API(":embedContent", _EMBEDDING),
+    API(":batchEmbedContents", _EMBEDDING),
+)
+"""The first that fits counts."""
+
+_NOT_THESE = ("/threads/",)
+_OPAQUE = API("", OpaqueCallType(), listed=False)
+
+
+class Call:
+    """One request that may be answered from the cache. It belongs to one caller.
+
+    params:  the fields of its body; with `stream`, where only the path says it.
+    control: what it asks of the cache, as `cache={…}` would say it; None: nothing.
+    demand:  whether it must not be sent on, by the standard's own header.
+    place:   what else stands in the key, as one text.
+    """
+
+    __slots__ = ("api", "control", "demand", "hidden", "params", "place", "request")
+
+    def __init__(self, request: Any, api: API, params: dict[str, Any]) -> None:
+        self.request = request
+        self.api = api
+        self.hidden = {"cache": params.pop("cache")} if "cache" in params else {}  # the provider's word, not ours
+        self.params = params
+        if api.streamed:
+            params["stream"] = True
+        self.control: Any = None
+        self.demand = False
+        self.place = ""
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.params.get("stream"))
+
+    def body(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The body with these fields in the place of its own."""
+        said = {name: value for name, value in params.items() if not (self.api.streamed and name == "stream")}
+        return {**said, **self.hidden}
+
+
+class Calls:
+    """Tells calls among requests, for one transport. Its arguments are those of the transport."""
+
+    def __init__(self, cached: Cached, vary: Iterable[str], name: str | None) -> None:
+        self._wanted = _predicate(cached)
+        self._vary = frozenset(header.lower().encode() for header in words(vary, "vary"))
+        self._name = None if name is None else word(name, "name")
+
+    def read(self, request: Any) -> Call | None:
+        """The call that this request makes; None when it is none. Raises ConfigError for wrong controls."""
+        if request.method != "POST":
+            return None
+        api = self._api(request)
+        if api is None:
+            return None
+        headers = [(name.lower(), value) for name, value in request.headers.raw]
+        said = dict(headers)
+        if b"content-encoding" in said or not said.get(b"content-type", b"").lower().startswith(_JSON):
+            return None
+        params = _fields(request)
+        if params is None:
+            return None
+        call = Call(request, api, params)
+        call.place = self._place(call, headers)
+        _read_control(call, said)
+        return call
+
+    def _api(self, request: Any) -> API | None:
+        path = request.url.path
+        for api in APIS:
+            if path.endswith(api.ending):
+                return None if any(part in path for part in _NOT_THESE) else api
+        return _OPAQUE if self._wanted is not None and self._wanted(request) else None
+
+    def _place(self, call: Call, headers: list[tuple[bytes, bytes]]) -> str:
+        url = call.request.url
+        query = url.query
+        vary = self._vary
+        spoken = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in headers
+            if name.startswith(_VOCAL) or name in vary
+        ]
+        facts = [
+            f"{url.scheme}://{url.netloc.decode('ascii')}" if self._name is None else self._name,
+            url.path,
+            sorted(_query(query, call.api)) if query else [],
+            sorted(spoken),
+            # What is not understood cannot be had the other way.
+            call.stream and not call.api.call_type.both,
+        ]
+        return orjson.dumps(facts).decode()
+
+
+def _predicate(cached: Cached) -> Callable[[Any], bool] | None:
+    if callable(cached):
+        return cached
+    patterns = words(cached, "cached")
+    return (lambda request: any(fnmatchcase(request.url.path, p) for p in patterns)) if patterns else None
+
+
+def _fields(request: Any) -> dict[str, Any] | None:
+    try:
+        body = orjson.loads(request.content)
+    except (RuntimeError, ValueError):  # a body that is sent piece by piece, or is no JSON
+        return None
+    return body if type(body) is dict else None
+
+
+def _query(query: bytes, api: API) -> list[tuple[str, str]]:
+    pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True)
+    return [pair for pair in pairs if not (api.listed and pair[0].lower() in _CREDENTIALS)]
+
+
+def _read_control(call: Call, headers: Mapping[bytes, bytes]) -> None:
+    """From the request's extension; without one from our header, and without that from the standard's."""
+    if (control := call.request.extensions.get(CONTROL)) is not None:
+        call.control = control
+    elif (text := headers.get(CONTROL_HEADER)) is not None:
+        try:
+            call.control = orjson.loads(text)
+        except ValueError as error:
+            raise ConfigError(
+                f'{CONTROL_HEADER.decode()}: {text!r} is no JSON: an object is wanted, such as {{"ttl": 60}}'
+            ) from error
+    elif (text := headers.get(b"cache-control")) is not None:
+        call.control = _standard(text.decode("latin-1").lower())
+        call.demand = "only-if-cached" in (call.control or ())
+
+
+def _standard(text: str) -> dict[str, Any] | None:
+    """The words of RFC 9111 that a request may say, as far as they are known here."""
+    control: dict[str, Any] = {}
+    for said in text.split(","):
+        name, _, value = said.strip().partition("=")
+        if name in ("no-cache", "no-store", "only-if-cached"):
+            control[name] = True
+        elif name == "max-age" and value.strip('"').isdecimal():
+            control["s-maxage"] = int(value.strip('"'))
+    return control or None
