@@ -12,9 +12,9 @@ All others are read by `material.Reader`.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orjson import OPT_SORT_KEYS, dumps
 
@@ -68,6 +68,7 @@ VOCAL_HEADERS = ("anthropic-", "openai-")
 
 _READ_FOR_MORE = _HEADERS | {"client"}
 _INERT_OF_FUNCTIONS = INERT - _HEADERS
+_LABEL = b'"key_builder"'
 _TAKEN_OUT = "\0"  # what no header can say
 _MISSING: Any = object()
 
@@ -81,6 +82,29 @@ class KeyBuilder(Protocol):
     def __call__(
         self, params: Mapping[str, Any], target: Target, directives: Directives, *, files: bool = False
     ) -> CacheKey: ...
+
+
+class AsyncKeyBuilder(Protocol):
+    """The same, of which some keys have to be waited for."""
+
+    def __call__(
+        self, params: Mapping[str, Any], target: Target, directives: Directives, *, files: bool = False
+    ) -> CacheKey | Awaitable[CacheKey]: ...
+
+
+class Source(NamedTuple):
+    """The source of a key that `build_key` did not make, or not from these arguments.
+
+    directives: of the call, with the tenant that the builder found.
+    build: makes the key again.
+    text:  what stood for the arguments; None when they stood for themselves.
+    """
+
+    params: Mapping[str, Any]
+    target: Target
+    directives: Directives
+    build: KeyBuilder
+    text: str | None = None
 
 
 def build_key(params: Mapping[str, Any], target: Target, directives: Directives, *, files: bool = False) -> CacheKey:
@@ -117,6 +141,26 @@ def _build_thoroughly(params: Mapping[str, Any], target: Target, directives: Dir
     # With files, the other views now: while they say what they say here, and where reading them may block.
     views = _views(params, target, directives, reader) if reader.known else _views
     return CacheKey(digest, views, (params, target, directives))
+
+
+def rebuild(key: CacheKey) -> str:
+    """The digest that a key with a source would have now. Raises what building it raises."""
+    params, target, directives, *more = key.source
+    build: KeyBuilder = more[0] if more else build_key
+    return build(params, target, directives).digest
+
+
+def digest_of(params: Mapping[str, Any], target: Target, directives: Directives, reader: Reader) -> str:
+    """The digest of `build_key`, with files as this reader knows them. Raises as `build_key` does."""
+    return _digest(_tree(params, target, reader), target, directives)
+
+
+def digest_of_text(text: str, target: Target, directives: Directives) -> str:
+    """The digest of a call for whose arguments this text stands. It is no other call's: what stands before the
+    text says where it begins, and no arguments are written as the label is."""
+    data = target.head + directives.head + _LABEL + str.encode(text, errors="surrogatepass")
+    tenant = directives.tenant
+    return sha256(data).hexdigest() if tenant is None else _keyed(tenant, data)
 
 
 def _digest(tree: dict[str, Any], target: Target, directives: Directives) -> str:
