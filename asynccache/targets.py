@@ -51,7 +51,7 @@ def function_target(
         endpoint=name,
         absent={name: value for name, value in defaults.items() if value is None},
         fill={name: value for name, value in given.items() if name not in INERT},
-        keep_out=keep_out,
+        keep_out=keep_out or call_type.keep_out,
     )
 
 

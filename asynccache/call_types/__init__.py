@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from asynccache.call_types import chat, embedding, function, messages, responses
+from asynccache.call_types import (
+    chat,
+    embedding,
+    function,
+    messages,
+    rerank,
+    responses,
+    text_completion,
+    transcription,
+)
 from asynccache.protocols import CallType
 
 CALL_TYPES: dict[str, CallType] = {
-    module.CALL_TYPE.name: module.CALL_TYPE for module in (chat, responses, embedding, messages, function)
+    module.CALL_TYPE.name: module.CALL_TYPE
+    for module in (chat, text_completion, responses, embedding, transcription, rerank, messages, function)
 }
 
 ALIASES = {
@@ -16,12 +26,10 @@ ALIASES = {
     "aresponses": "responses",
     "aembedding": "embedding",
     "embeddings": "embedding",
+    "transcriptions": "transcription",
     "anthropic_messages": "messages",
-    "text_completion": "text_completion",
     "atext_completion": "text_completion",
-    "transcription": "transcription",
     "atranscription": "transcription",
-    "rerank": "rerank",
     "arerank": "rerank",
 }
 """The names that LiteLLM's users write in `supported_call_types`."""

@@ -9,7 +9,8 @@ import orjson
 
 from asynccache.call_types import chat_chunks
 from asynccache.call_types.json_text import is_json
-from asynccache.protocols import Verdict
+from asynccache.model import KeepOut
+from asynccache.protocols import Parts, Verdict
 
 _REASONS = {"length": "length", "content_filter": "content_filter"}
 
@@ -17,6 +18,8 @@ _REASONS = {"length": "length", "content_filter": "content_filter"}
 class ChatCallType:
     name = "chat"
     turns = "messages"
+    parts: Parts | None = None
+    keep_out: KeepOut | None = None
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return split_last_turn(params, self.turns)

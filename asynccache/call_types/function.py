@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asynccache.protocols import Verdict
+from asynccache.model import KeepOut
+from asynccache.protocols import Parts, Verdict
 
 
 class FunctionCallType:
     name = "function"
     turns = ""
+    parts: Parts | None = None
+    keep_out: KeepOut | None = None
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return params, ""

@@ -7,7 +7,8 @@ from typing import Any
 
 from asynccache.call_types import messages_events
 from asynccache.call_types.chat import split_last_turn
-from asynccache.protocols import Verdict
+from asynccache.model import KeepOut
+from asynccache.protocols import Parts, Verdict
 
 _REASONS = {
     "max_tokens": "length",
@@ -20,6 +21,8 @@ _REASONS = {
 class MessagesCallType:
     name = "messages"
     turns = "messages"
+    parts: Parts | None = None
+    keep_out: KeepOut | None = None
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return split_last_turn(params, self.turns)

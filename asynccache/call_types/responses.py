@@ -8,16 +8,29 @@ from typing import Any
 from asynccache.call_types import responses_events
 from asynccache.call_types.chat import split_last_turn
 from asynccache.call_types.json_text import is_json
-from asynccache.protocols import Verdict
+from asynccache.model import KeepOut
+from asynccache.protocols import Parts, Verdict
 
 _STATUSES = {"failed": "error", "cancelled": "error", "in_progress": "unfinished", "queued": "unfinished"}
 _REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _LAST = ("response.completed", "response.incomplete", "response.failed")
+_KEPT = ("store", "background", "conversation")
+
+
+def _keep_out(params: Mapping[str, Any]) -> str:
+    """What is to change something at the provider has to get there: a response that is expressly to be kept, one
+    that is made in the background, an item that is to be added to a conversation. That a provider keeps responses
+    unless told otherwise is no wish of the caller's: then a hit has the id of the response that was kept."""
+    more = params.get("extra_body")
+    said = {**params, **more} if isinstance(more, Mapping) else params
+    return next((f"{name}: the provider is to keep something" for name in _KEPT if said.get(name)), "")
 
 
 class ResponsesCallType:
     name = "responses"
     turns = "input"
+    parts: Parts | None = None
+    keep_out: KeepOut | None = staticmethod(_keep_out)
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return split_last_turn(params, self.turns)

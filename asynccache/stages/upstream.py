@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
+from asynccache.batches import Batch
 from asynccache.model import CacheStatus, Completion, CompletionStream, Request, Response
 from asynccache.stats import Stats
 from asynccache.streams import Iterated
 
 
 class Upstream:
-    """Calls what was wrapped. What it raises passes through untouched."""
+    """Calls what was wrapped, for those of one `Batch` together. What it raises passes through untouched."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
 
-    async def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Awaitable[Response]:
+        batch = request.target.call
+        return batch.ask(request, self._call) if isinstance(batch, Batch) else self._call(request)
+
+    async def _call(self, request: Request) -> Response:
         target = request.target
         self._stats.upstream_calls += 1
         try:

@@ -14,6 +14,7 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 _TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s")
 _OPTIONS_OF_DELIVERY = frozenset({"stream", "stream_options", "n"})
+_READ = ("system", "instructions", "messages", "input", "prompt", "query", "documents", "tools")
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 _OPENINGS = (
@@ -120,7 +121,7 @@ def tokens(text: str) -> list[str]:
 
 def count_input_tokens(request: Mapping[str, Any]) -> int:
     """Tokens in everything that the model reads: instructions, messages, tools, with 3 more for each message."""
-    read = [request.get(name) for name in ("system", "instructions", "messages", "input", "tools")]
+    read = [request.get(name) for name in _READ]
     messages = request.get("messages")
     framing = 3 * len(messages) if isinstance(messages, list) else 0
     return framing + sum(len(tokens(text)) for text in _strings(read))

@@ -19,6 +19,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from email import policy
+from email.parser import BytesParser
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +36,15 @@ from starlette.types import Receive, Scope, Send
 
 from asynccache.testing.answers import Answer, FinishReason, Reply, ToolCall, compose, fingerprint
 from asynccache.testing.loopback import serving
-from asynccache.testing.shapes import chat, embeddings, messages, responses
+from asynccache.testing.shapes import (
+    chat,
+    embeddings,
+    messages,
+    rerank,
+    responses,
+    text_completions,
+    transcriptions,
+)
 from asynccache.testing.turnstile import Turnstile
 
 __all__ = ["Answer", "Latency", "Pace", "SimulatedProvider", "ToolCall", "realistic_latency"]
@@ -68,22 +79,27 @@ def realistic_latency(speed: float = 1.0) -> Latency:
 class SimulatedProvider:
     """Answers like an LLM provider, on a free port of the loopback interface, with any key.
 
-    It speaks `/v1/chat/completions`, `/v1/responses`, `/v1/embeddings` (OpenAI) and `/v1/messages` (Anthropic), whole
-    or streamed. What it says depends on the content of the request alone; ids are new for each call. Token counts fit
-    the texts, and token limits are kept.
+    It speaks `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/audio/transcriptions`
+    (OpenAI; under Azure's paths too), `/v1/messages` (Anthropic) and `/v1/rerank` (Cohere), whole or, where the API
+    knows it, streamed. What it says depends on the content of the request alone; ids are new for each call. Token
+    counts fit the texts, and token limits are kept.
 
     `async with` serves on the running loop and leaves no task, socket or thread behind: what is under way when the
     block ends loses its connection. `with` does the same on a loop in a thread of its own.
 
     calls:    path → how many requests it got, failed ones included.
-    requests: their bodies, in the order in which they came.
+    requests: their bodies, in the order in which they came; an uploaded file is there by its name, size and digest.
     """
 
     def __init__(self, latency: Latency | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
         self.app = Starlette(
-            routes=[Route(path, _Endpoint(self, path, api), methods=["POST"]) for path, api in _APIS.items()],
+            routes=[
+                Route(place, _Endpoint(self, path, api), methods=["POST"])
+                for path, api in _APIS.items()
+                for place in (path, f"/openai/deployments/{{deployment}}{path.removeprefix('/v1')}")
+            ],
             exception_handlers={HTTPException: _http_error},
         )
         self._latency = latency or (lambda _: Pace())
@@ -193,13 +209,13 @@ class SimulatedProvider:
         self.requests.append(body)
         number = self._turnstile.arrive()
         if problem := _problem(body, api):
-            await _send_json(send, 400, api.error(400, problem), number)
+            await _send_body(send, 400, api.error(400, problem), number)
             return
         if self._failures:
             failure = self._failures.popleft()
             await self._turnstile.passage()
             content = api.error(failure.status, "scripted failure") if failure.body is None else failure.body
-            await _send_json(send, failure.status, content, number, failure.headers)
+            await _send_body(send, failure.status, content, number, failure.headers)
             return
         reply = self._reply(body, number)
         cut = self._cuts.popleft() if self._cuts else None
@@ -210,17 +226,17 @@ class SimulatedProvider:
             await self._whole(api.whole(reply), reply, cut, send)
 
     def _reply(self, body: dict[str, Any], number: int) -> Reply:
-        answers = tuple(compose(body, index) for index in range(body.get("n") or 1))
+        answers = tuple(compose(body, index) for index in range(_choices(body)))
         if self._sayings:
             saying = self._sayings.popleft()
             answers = tuple(saying.instead_of(answer) for answer in answers)
         return Reply(body, answers, number, int(time.time()))
 
-    async def _whole(self, content: dict[str, Any], reply: Reply, cut: _Cut | None, send: Send) -> None:
+    async def _whole(self, content: dict[str, Any] | str, reply: Reply, cut: _Cut | None, send: Send) -> None:
         pace = self._latency(reply.request)
         await _pause(pace.first + pace.per_token * reply.output_tokens)
         await self._turnstile.passage()
-        await _send_json(send, 200, content, reply.number, whole=cut is None)
+        await _send_body(send, 200, content, reply.number, whole=cut is None)
 
     async def _stream(
         self, api: _Api, events: Iterable[dict[str, Any]], pace: Pace, cut: _Cut | None, send: Send, number: int
@@ -244,7 +260,7 @@ class SimulatedProvider:
 class _Api:
     """How one path's answers look: as a whole, as events, as bytes of a stream, and as errors."""
 
-    whole: Callable[[Reply], dict[str, Any]]
+    whole: Callable[[Reply], dict[str, Any] | str]
     events: Callable[[Reply], Iterable[dict[str, Any]]] | None
     required: tuple[str, ...]
     frame: Callable[[Mapping[str, Any]], bytes]
@@ -292,7 +308,7 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await Request(scope, receive).json()
+            body = await _body(Request(scope, receive))
         except ClientDisconnect:
             return
         except ValueError:
@@ -301,6 +317,32 @@ class _Endpoint:
             tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
             await self._provider._respond(self._path, self._api, body if isinstance(body, dict) else {}, send)
             tasks.cancel_scope.cancel()
+
+
+async def _body(request: Request) -> Any:
+    """What a request says, in JSON or as a form. Raises ValueError."""
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        return await request.json()
+    head = f"Content-Type: {kind}\r\n\r\n".encode()
+    form: dict[str, Any] = {}
+    for part in BytesParser(policy=policy.HTTP).parsebytes(head + await request.body()).iter_parts():
+        name, content = str(part.get_param("name", header="content-disposition")), part.get_payload(decode=True)
+        form[name] = _field(part.get_filename(), content if isinstance(content, bytes) else b"")
+    return form | {"stream": form.get("stream") == "true"}
+
+
+def _field(filename: str | None, content: bytes) -> str | dict[str, Any]:
+    if filename is None:
+        return content.decode()
+    return {"filename": filename, "size": len(content), "sha256": sha256(content).hexdigest()}
+
+
+def _choices(body: Mapping[str, Any]) -> int:
+    """How many answers are wanted: `n` for each prompt."""
+    prompts = body.get("prompt")
+    several = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
+    return (body.get("n") or 1) * (len(prompts) if several and isinstance(prompts, list) else 1)
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
@@ -324,18 +366,19 @@ def _part(body: bytes, *, last: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": not last}
 
 
-async def _send_json(
+async def _send_body(
     send: Send,
     status: int,
-    content: Mapping[str, Any],
+    content: Mapping[str, Any] | str,
     number: int,
     headers: Mapping[str, str] | None = None,
     *,
     whole: bool = True,
 ) -> None:
-    """Send a JSON body; or only half of what was announced, upon which the server drops the connection."""
-    body = json.dumps(content).encode()
-    about = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    """Send JSON, or a text; or only half of what was announced, upon which the server drops the connection."""
+    body = (content if isinstance(content, str) else json.dumps(content)).encode()
+    kind = "text/plain; charset=utf-8" if isinstance(content, str) else "application/json"
+    about = {"content-type": kind, "content-length": str(len(body)), **(headers or {})}
     await send(_start(status, number, about))
     await send(_part(body, last=True) if whole else _part(body[: len(body) // 2]))
 
@@ -374,6 +417,23 @@ _APIS: Mapping[str, _Api] = {
     "/v1/chat/completions": _Api(
         chat.completion, chat.chunks, ("model", "messages"), _data, b"data: [DONE]\n\n", _openai_error
     ),
+    "/v1/completions": _Api(
+        text_completions.completion,
+        text_completions.chunks,
+        ("model", "prompt"),
+        _data,
+        b"data: [DONE]\n\n",
+        _openai_error,
+    ),
+    "/v1/audio/transcriptions": _Api(
+        transcriptions.transcription,
+        transcriptions.events,
+        ("model", "file"),
+        _data,
+        b"data: [DONE]\n\n",
+        _openai_error,
+    ),
+    "/v1/rerank": _Api(rerank.rerank, None, ("model", "query", "documents"), _data, b"", _openai_error),
     "/v1/responses": _Api(responses.response, responses.events, ("model",), _named, b"", _openai_error),
     "/v1/embeddings": _Api(
         lambda reply: embeddings.embeddings(reply.request), None, ("model", "input"), _data, b"", _openai_error

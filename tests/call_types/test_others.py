@@ -1,4 +1,4 @@
-"""Embeddings, plain functions, and what all call types share."""
+"""Embeddings, rerank, plain functions, and what all call types share."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ VECTOR = {"object": "embedding", "index": 0, "embedding": [0.5]}
 def test_embeddings_are_stored_when_there_are_any(value: Any, refusal: str) -> None:
     """An answer without vectors is none."""
     assert CALL_TYPES["embedding"].judge(value).refusal == refusal
+
+
+@pytest.mark.parametrize(
+    ("value", "refusal"),
+    [
+        ({"results": [{"index": 1, "relevance_score": 0.9}], "meta": {}}, ""),
+        ({"results": []}, "empty"),
+        ({"results": None}, "empty"),
+        ({"error": {"message": "overloaded"}}, "error"),
+        ({"ranking": [1, 0]}, ""),
+        (None, "empty"),
+    ],
+)
+def test_rankings_are_stored_when_there_are_any(value: Any, refusal: str) -> None:
+    """A ranking of nothing is none."""
+    assert CALL_TYPES["rerank"].judge(value).refusal == refusal
+
+
+def test_neither_vectors_nor_rankings_are_matched_by_similarity() -> None:
+    """They are about the very texts that were given."""
+    for name, params in (("embedding", {"input": "a"}), ("rerank", {"query": "a", "documents": ["b"]})):
+        assert CALL_TYPES[name].views(params) == (params, "")
 
 
 @pytest.mark.parametrize(

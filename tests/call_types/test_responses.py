@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 
 from asynccache.call_types import CALL_TYPES
@@ -82,3 +83,23 @@ def test_the_facts() -> None:
     facts = {"model": "gpt-4o", "usage": USAGE}
     assert RESPONSES.judge(answer(message(TEXT))).facts == facts
     assert RESPONSES.judge_stream([{"type": "response.completed", "response": answer(message(TEXT))}]).facts == facts
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({}, ""),
+        ({"store": False, "background": False, "conversation": None}, ""),
+        ({"store": openai.omit, "background": openai.NOT_GIVEN}, ""),
+        ({"previous_response_id": "resp_1"}, ""),
+        ({"store": True}, "store"),
+        ({"extra_body": {"store": True}}, "store"),
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": {"id": "conv_1"}, "store": False}, "conversation"),
+    ],
+)
+def test_what_changes_something_at_the_provider_gets_there(params: dict[str, Any], reason: str) -> None:
+    """A response that is expressly to be kept, is made in the background, or belongs to a conversation."""
+    assert RESPONSES.keep_out is not None
+    assert RESPONSES.keep_out(params).partition(":")[0] == reason

@@ -9,8 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from openai import AsyncOpenAI, AsyncStream, OpenAI
-from openai.types import CreateEmbeddingResponse
+from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream, OpenAI
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 
@@ -179,17 +179,90 @@ async def test_a_stream_left_early_is_not_stored(provider: SimulatedProvider, pl
     await again.close()
 
 
-async def test_raw_responses_pass_through(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
-    """`with_raw_response` and `with_streaming_response` give what the SDK gives, uncached."""
+async def test_text_completions(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
+    """The older API: whole and streamed share an entry, as with chats."""
+    call: dict[str, Any] = {"model": "base", "prompt": "Once upon a time", "n": 2}
+    client = cache.wrap(plain)
+    miss, hit = [await client.completions.create(**call) for _ in range(2)]
+    assert (status(miss).outcome, status(hit).outcome) == ("miss", "hit")
+    assert type(hit) is Completion
+    assert hit.model_dump() == miss.model_dump()
+    stream = await client.completions.create(**call, stream=True, stream_options={"include_usage": True})
+    chunks = [chunk async for chunk in stream]
+    assert status(stream).outcome == "hit"
+    assert all(type(chunk) is Completion for chunk in chunks)
+    for index in range(2):
+        said = [each.text for chunk in chunks for each in chunk.choices if each.index == index]
+        assert "".join(said) == miss.choices[index].text
+    assert chunks[-1].usage == miss.usage
+    assert calls(provider) == 1
+
+
+async def test_a_recorded_text_completion_answers_a_whole_call(
+    provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache
+) -> None:
+    """The other way round, and chunk by chunk the same."""
+    call: dict[str, Any] = {"model": "base", "prompt": "Once upon a time"}
+    client = cache.wrap(plain)
+    runs = [[chunk async for chunk in await client.completions.create(**call, stream=True)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    whole = await client.completions.create(**call)
+    assert status(whole).outcome == "hit"
+    assert whole.choices[0].text == "".join(chunk.choices[0].text for chunk in runs[0])
+    provider.answer_next(finish_reason="length")
+    assert (await client.completions.create(**call, seed=1)).choices[0].finish_reason == "length"
+    assert cache.stats.reject_reasons == {"length": 1}
+
+
+@pytest.mark.parametrize("extra", [{"store": True}, {"background": True}, {"conversation": "conv_1"}])
+async def test_responses_that_change_something_are_not_cached(
+    provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache, extra: dict[str, Any]
+) -> None:
+    """They reach the provider each time, and the status says why."""
     client = cache.wrap(plain)
     for _ in range(2):
+        answer = await client.responses.create(model="gpt-4o", input="hi", **extra)
+        assert (status(answer).outcome, status(answer).reason.partition(":")[0]) == ("bypass", next(iter(extra)))
+    assert calls(provider) == 2
+    assert cache.stats.bypass_reasons == {next(iter(extra)): 2}
+
+
+async def test_the_response_before_counts(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
+    """The same question after another response is another question."""
+    create = cache.wrap(plain).responses.create
+    extras: list[dict[str, Any]] = [{}, {"previous_response_id": "resp_1"}, {"previous_response_id": "resp_2"}, {}]
+    outcomes = [status(await create(model="gpt-4o", input="hi", store=False, **extra)).outcome for extra in extras]
+    assert outcomes == ["miss", "miss", "miss", "hit"]
+
+
+async def test_the_request_id(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:
+    """What code logs of an answer is there on a hit too: the id of the request that brought it."""
+    client = cache.wrap(plain)
+    miss, hit = [await client.chat.completions.create(**CHAT) for _ in range(2)]
+    assert miss._request_id == hit._request_id == "req_00000001"
+    stream = await client.chat.completions.create(**CHAT, seed=1, stream=True)
+    assert [chunk async for chunk in stream]
+    assert (await client.chat.completions.create(**CHAT, seed=1))._request_id is None
+
+
+async def test_azure(provider: SimulatedProvider, cache: Cache) -> None:
+    """A client derived from OpenAI's is wrapped as that is, and its entries are its own."""
+    plain = AsyncAzureOpenAI(azure_endpoint=provider.origin, api_key="k", api_version="2024-06-01", max_retries=0)
+    async with plain:
+        client = cache.wrap(plain)
+        miss, hit = [await client.chat.completions.create(**CHAT) for _ in range(2)]
+        assert type(client) is AsyncAzureOpenAI
+        assert (status(miss).outcome, status(hit).outcome) == ("miss", "hit")
+        assert hit == miss
         raw = await client.chat.completions.with_raw_response.create(**CHAT)
-        assert raw.headers["content-type"].startswith("application/json")
-        assert isinstance(raw.parse(), ChatCompletion)
-        async with client.chat.completions.with_streaming_response.create(**CHAT) as response:
-            assert (await response.parse()).choices
-    assert calls(provider) == 4
-    assert cache.stats.bypass_reasons == {"raw-response": 4}
+        assert (status(raw).outcome, raw.parse()) == ("hit", miss)
+        vectors = [await client.embeddings.create(model="small", input=["a", "b"]) for _ in range(2)]
+        assert [status(each).outcome for each in vectors] == ["miss", "hit"]
+        other = await client.with_options(api_version="2025-01-01").chat.completions.create(**CHAT)
+        assert status(other).outcome == "miss"
+        provider.fail_next(429)
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(**CHAT, seed=1)
 
 
 async def test_with_options_stays_wrapped(provider: SimulatedProvider, plain: AsyncOpenAI, cache: Cache) -> None:

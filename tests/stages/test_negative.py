@@ -106,8 +106,8 @@ async def test_it_stands_only_where_it_is_wanted() -> None:
     Cache(stages=look)
     Cache(stages=look, negative_ttl=1, negative_errors=["builtins:ValueError"])
     assert seen == [
-        ["BuildKey", "Lookup", "Coalesce", "Store"],
-        ["BuildKey", "Lookup", "Negative", "Coalesce", "Store"],
+        ["BuildKey", "Elements", "Coalesce", "Store"],
+        ["BuildKey", "Elements", "Negative", "Coalesce", "Store"],
     ]
     with pytest.raises(ConfigError):
         Negative(0, (ValueError,), stats=Stats(), clock=FakeClock())
