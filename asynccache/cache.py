@@ -15,15 +15,18 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from asynccache import config, directives, epochs, keys
+from asynccache import config, directives, epochs, key_builders, keys
 from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.explanation import Explanation, differences
+from asynccache.guard import Guard, guarded
+from asynccache.leases import Leadership
 from asynccache.material import Unkeyable
 from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
 from asynccache.pipeline import Writes, compose
-from asynccache.protocols import AsyncCacheBackend, Clock, Stage, SupportsPing
+from asynccache.protocols import AsyncCacheBackend, Clock, Leases, Stage, SupportsLeave, SupportsPing
+from asynccache.stages.build_key import BuildKey
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
 from asynccache.sync import LoopThread, on_callers_thread
@@ -78,9 +81,11 @@ class Cache:
         self.stats = Stats()
         """Counters, as plain integers."""
         self._own = backend is None
-        self._tier = config.backend_type(type or "memory") if backend is None else _tier(backend)
-        self.backend = backend or config.build_backend(self._tier, options)
-        """Where the entries are."""
+        self._tier = config.backend_type(type or "memory", options) if backend is None else _tier(backend)
+        self.backend = config.build_backend(self._tier, options) if backend is None else guarded(backend)
+        """Where the entries are; a remote one in its `Guard`."""
+        # One of our own around a backend that is not.
+        self._guard = self.backend if isinstance(self.backend, Guard) and backend not in (None, self.backend) else None
         self._supported = None if supported_call_types is None else config.call_type_names(supported_call_types)
         self._defaults = Directives(
             ttl=directives.lifetime(ttl),
@@ -89,7 +94,8 @@ class Cache:
         )
         self._fixed: frozenset[str] = frozenset()
         self._writes = Writes()
-        self._epochs = Epochs(self.backend, clock=clock)
+        max_age = directives.seconds(policy.epoch_max_age, "epoch_max_age")
+        self._epochs = Epochs(getattr(self.backend, "far", self.backend), clock=clock, max_age=max_age)
         self._loop_thread = LoopThread()
         self._functions: dict[str, Callable[..., Any]] = {}
         self._behind = None
@@ -101,19 +107,29 @@ class Cache:
             policy,
             tier=self._tier,
             epochs=self._epochs,
+            leadership=self._leadership(policy),
             writes=self._writes,
             stats=self.stats,
             clock=clock,
         )
         self._stages = list(stages(default) if stages else default)
         self._handler = compose(self._stages, Upstream(self.stats))
+        self._build = next((stage.build for stage in self._stages if isinstance(stage, BuildKey)), keys.build_key)
+
+    def _leadership(self, policy: config.Policy) -> Leadership | None:
+        patience = directives.seconds(policy.lease_wait, "lease_wait")
+        leases: Leases | None = getattr(self.backend, "leases", None)
+        if leases is None or not patience:
+            return None
+        written = None if self._behind is None else self._behind.written
+        return Leadership(leases, patience=patience, stats=self.stats, written=written)
 
     @classmethod
     def from_config(cls, source: str | PathLike[str] | Mapping[str, Any]) -> Self:
         """A cache from a mapping or a file (.yaml, .toml, .json): the arguments of `Cache`, at its top
         level or under `caching`. Raises ConfigError."""
         arguments = config.read(source)
-        kind = config.backend_type(str(arguments.get("type", "memory")))
+        kind = config.backend_type(str(arguments.get("type", "memory")), arguments)
         own = [*(name for name in config.parameters(cls) if name != "backend"), *config.POLICY]
         backend = config.backend_options(kind)
         config.check_names(arguments, [*own, *backend], f"setting of a {kind} cache")
@@ -265,12 +281,17 @@ class Cache:
 
         target: the wrapped function or method the call would go through; None: a chat completion.
         Hooks do not run: give the arguments as they are after them.
-        Raises ConfigError when an argument has no stable value to build a key from.
+        Raises ConfigError when an argument has no stable value to build a key from, when the `key_builder` fails,
+        and when it is async while an event loop is running: then `status(answer).key` has the key of a call.
         """
-        control = request.pop("cache", None)
+        return self._key(target, request).digest
+
+    def _key(self, target: Callable[..., Any] | None, request: Mapping[str, Any]) -> CacheKey:
+        params = dict(request)
+        control = params.pop("cache", None)
         wanted = self._defaults if control is None else directives.parse(control, self._defaults, self._fixed)
         try:
-            return keys.build_key(request, self._target(target, request), wanted, files=True).digest
+            return key_builders.finished(self._build(params, self._target(target, params), wanted, files=True))
         except Unkeyable as error:
             raise ConfigError(f"no key can be built: {error}") from error
 
@@ -278,17 +299,18 @@ class Cache:
         self, a: Mapping[str, Any], b: Mapping[str, Any], *, target: Callable[..., Any] | None = None
     ) -> Explanation:
         """Why two requests (their arguments by name) have different keys, field by field."""
-        key_a, key_b = (self.get_cache_key(target, **request) for request in (a, b))
+        key_a, key_b = (self._key(target, request) for request in (a, b))
         trees = []
         ignored: set[str] = set()
-        for request in (a, b):
+        for request, key in ((a, key_a), (b, key_b)):
             known = self._target(target, request)
-            wanted = directives.parse(request.get("cache"), self._defaults, self._fixed)
-            borders = {"namespace": wanted.namespace or None, "tenant": wanted.tenant}
-            said = {name: value for name, value in borders.items() if value is not None}
-            trees.append({**keys.tree_of(request, known, files=True), **({"cache": said} if said else {})})
-            ignored |= request.keys() & keys.inert(known)
-        return Explanation(key_a, key_b, differences(*trees), tuple(sorted(ignored - {"cache"})))
+            namespace, tenant = key.border
+            said = {name: value for name, value in (("namespace", namespace), ("tenant", tenant)) if value}
+            tree = key_builders.material_of(self._build, key, request, known)
+            trees.append({**tree, **({"cache": said} if said else {})})
+            ignored |= key_builders.left_out(self._build, request, known)
+        found = () if key_a == key_b else differences(*trees)
+        return Explanation(key_a.digest, key_b.digest, found, tuple(sorted(ignored - {"cache"})))
 
     def _target(self, wrapped: Callable[..., Any] | None, request: Mapping[str, Any]) -> Target:
         """The target that a call of what was wrapped would have, as `around` chooses it."""
@@ -307,16 +329,32 @@ class Cache:
         there was one. Raises BackendError."""
         return await (self._behind or self.backend).delete(CacheKey(key))
 
-    async def invalidate(self, *tags: str) -> None:
+    async def invalidate(self, *tags: str, soft: bool = False) -> None:
         """End all answers that carry one of these tags, as far as this handle reaches: its namespace,
-        and when it is bound to a tenant, that tenant's. O(1) each. Raises BackendError."""
-        for tag in directives.words(tags, "tags"):
-            await self._epochs.bump(epochs.widest(self._defaults, tag))
+        and when it is bound to a tenant, that tenant's. O(1) each.
 
-    async def clear(self) -> None:
+        When it returns, no call of this process that begins from then on gets an answer that was asked for before.
+        Other processes may go on serving one for `epoch_max_age` (1 second), no longer. An answer that is asked for
+        while this is under way may be lost.
+
+        soft: make them stale in place of ending them. They are served while they are refreshed, as long as
+        `stale_while_revalidate` says, and when the upstream fails, as long as `stale_if_error` says; both count
+        from now, or from an answer's own end, if that was earlier. With neither configured they end. So do those
+        that have seen eight more soft purges of the same tag; and all of them when the tag is invalidated
+        without `soft`.
+
+        Raises BackendError: then it may or may not have been done.
+        """
+        for tag in directives.words(tags, "tags"):
+            await self._epochs.bump(epochs.widest(self._defaults, tag), soft=soft)
+
+    async def clear(self, *, soft: bool = False) -> None:
         """End all answers of this handle's namespace (of its tenant, when it is bound to one). O(1).
-        Other namespaces and other users of the same store are not touched. Raises BackendError."""
-        await self._epochs.bump(epochs.widest(self._defaults, None))
+        Other namespaces and other users of the same store are not touched.
+
+        soft, and when other processes hear of it: as with `invalidate`. Raises BackendError.
+        """
+        await self._epochs.bump(epochs.widest(self._defaults, None), soft=soft)
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -344,6 +382,10 @@ class Cache:
     def _dropped(self) -> None:
         self.stats.dropped += 1
 
+    async def _leave(self) -> None:
+        if isinstance(self.backend, SupportsLeave):
+            await self.backend.leave()
+
     async def _retire_here(self) -> None:
         await self._each_stage("retire")
 
@@ -359,9 +401,11 @@ class Cache:
         await self._loop_thread.run(self._retire_here)
         await self._each_stage("aclose")
         await self.drain()
-        await self._loop_thread.aclose()
+        await self._loop_thread.aclose(self._leave)
         if self._own:
             await self.backend.aclose()
+        elif self._guard is not None:
+            await self._guard.detach()
 
     async def __aenter__(self) -> Self:
         return self
@@ -388,6 +432,8 @@ _ANY_CHAT = function_target(_any_chat, _any_chat, call_type=CALL_TYPES["chat"])
 
 def _tier(backend: AsyncCacheBackend) -> str:
     """A backend's name in a status: that of its type, or of its class when it is none of ours."""
+    if isinstance(backend, Guard):
+        backend = backend.inner
     package, _, name = type(backend).__module__.rpartition(".")
     return name if package == "asynccache.backends" else type(backend).__name__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import tomllib
@@ -32,6 +33,7 @@ from asynccache.pipeline import Writes
 from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Remote, Stage
 from asynccache.stages.build_key import BuildCustomKey, BuildKey
 from asynccache.stages.coalesce import Coalesce, OnAbandon
+from asynccache.stages.elements import Elements, ElementStats
 from asynccache.stages.hooks import Hooks, OnError
 from asynccache.stages.lookup import HedgedLookup, Lookup
 from asynccache.stages.negative import Negative
@@ -161,15 +163,17 @@ def default_stages(
     shared |= {"freshness": policy.freshness, "random": policy.random}
     reading = {"tier": tier, "max_refreshes": policy.max_refreshes, "pace": policy.pace, **shared}
     wait = lifetime(policy.hedge_after, "hedge_after")
-    lookup = Lookup(backend, **reading) if wait is None else HedgedLookup(backend, hedge_after=wait, **reading)
+    look_up = Lookup if wait is None else functools.partial(HedgedLookup, hedge_after=wait)
+    lookup, quiet = look_up(backend, **reading), look_up(backend, **{**reading, "stats": ElementStats(stats)})
     flights: dict[str, Any] = {"on_abandon": policy.on_abandon, "max_bytes": policy.max_entry_bytes}
     store = Store(backend, writes=writes, finish=hooks.finish, max_entry_bytes=policy.max_entry_bytes, **shared)
     negative_ttl, negative_errors = seconds(policy.negative_ttl, "negative_ttl"), error_types(policy.negative_errors)
     build = key_builders.resolve(policy.key_builder, policy.caching_groups)
+    build_key = BuildKey() if build is None else BuildCustomKey(build)
     return [
         *([hooks] if policy.pre_hooks or policy.post_hooks else []),
-        BuildKey() if build is None else BuildCustomKey(build),
-        lookup,
+        build_key,
+        Elements(lookup, [build_key, quiet], stats=stats, at_once=tier != "memory"),
         *([Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []),
         Coalesce(lookup.find, store.outdated, leadership=leadership, **flights),
         store,

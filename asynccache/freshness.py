@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import exp, inf
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ refreshed; to be served only when the upstream fails; not to be served."""
 class Freshness:
     """What becomes of answers towards the end of their ttl, and after it (RFC 5861).
 
-    stale_while_revalidate: for so long after its end an answer is still served, and refreshed behind it.
+    stale_while_revalidate: for so long after its end an answer is still served, and refreshed behind it. A soft
+                    purge is such an end, too.
     stale_if_error: for so long it is served when the upstream fails by an outage.
     early_refresh:  beta of XFetch, 0 for off: a fresh answer is refreshed before its end with a probability
                     that grows towards it, so that a popular one is never missed. 1 is optimal in theory,
@@ -78,6 +79,12 @@ class Freshness:
         """XFetch: `now - duration * beta * log(U) >= end` for a random U, solved for U."""
         scale = _duration(entry) * self.early_refresh
         return scale > 0 and random() < exp(-left / scale)
+
+
+def cut_short(entry: Entry, end: float) -> Entry:
+    """The entry as one that was fresh until `end`, unless its own end was earlier. Its hard end stays."""
+    own = entry.expires if entry.fresh_until is None else entry.fresh_until
+    return entry if end >= (inf if own is None else own) else replace(entry, fresh_until=end)
 
 
 def _duration(entry: Entry) -> float:

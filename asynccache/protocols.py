@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from asynccache.model import CacheKey, Completion, CompletionStream, Entry, Request, Response
+from asynccache.model import CacheKey, Completion, CompletionStream, Entry, KeepOut, Request, Response
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -195,6 +195,8 @@ class CallType(Protocol):
 
     name:  stands in the key, and in `supported_call_types`.
     turns: the argument that holds the list of messages, or "".
+    parts: how a call about several things is taken apart; None for a kind of call that is about one.
+    keep_out: what `Target.keep_out` has to be for this kind of call; None when any call may be cached.
     """
 
     @property
@@ -202,6 +204,12 @@ class CallType(Protocol):
 
     @property
     def turns(self) -> str: ...
+
+    @property
+    def parts(self) -> Parts | None: ...
+
+    @property
+    def keep_out(self) -> KeepOut | None: ...
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """Split the arguments into (everything but the prompt, the prompt as text; "" when there is none)."""
@@ -227,6 +235,44 @@ class CallType(Protocol):
     def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
         """Chunks (JSON) that were recorded from a call with the `stream_options` asked, as a call with these
         arguments would have got them. Raises ValueError when it wants what the recording does not have."""
+        ...
+
+
+class Split(NamedTuple):
+    """A call about several things.
+
+    things: each of them; equal ones are there once.
+    places: for each thing in the call, in order, which of `things` it is.
+    """
+
+    things: list[Any]
+    places: list[int]
+
+
+class Parts(Protocol):
+    """How a call about several things becomes calls about one, and their answers one answer. Answers are
+    the wrapped callable's own: dicts or models. Pure."""
+
+    def split(self, params: Mapping[str, Any]) -> Split | None:
+        """None when the call is about one thing, or is not to be taken apart."""
+        ...
+
+    def alone(self, params: Mapping[str, Any], thing: Any) -> dict[str, Any]:
+        """The arguments of a call about this thing alone; all else is as in `params`."""
+        ...
+
+    def join(self, params: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The arguments of one call for these calls about one thing each."""
+        ...
+
+    def divide(self, answer: Any, alone: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """What each of the calls alone would have got; sums such as usage are divided without remainder.
+        Raises TypeError for an answer of an unknown shape, ValueError for one that has not one part for each."""
+        ...
+
+    def unite(self, answers: Sequence[Any], places: Sequence[int], latest: int) -> Any:
+        """The answer to the call about all, made of those to the calls alone, which it may use up. What it says
+        of itself is what the latest of them says. Raises as `divide` does."""
         ...
 
 

@@ -48,6 +48,10 @@ class Stats:
     """Entries dropped from a full write-behind queue. They were counted as stored when they were queued."""
     write_errors: int = 0
     """Entries that a backend failed to write."""
+    lease_waits: int = 0
+    """Flights that waited for another process' call."""
+    lease_errors: int = 0
+    """Leases that a backend failed to take, renew or release: then each process calls for itself."""
     hook_errors: int = 0
     """Hooks that raised."""
     refreshes: int = 0

@@ -18,7 +18,10 @@ EXAMPLES = {
     "quickstart.py": "1 call paid for, 2 answered from the cache",
     "custom_backend.py": "hit",
     "custom_key.py": "bob hit",
+    "tenant_keys.py": "umbrella asks 'where is my parcel?!': hit",
+    "cassette.py": 'messages[0].content: "Say hello." → "Say good bye."',
     "fastapi_stream.py": "1 call paid for, 3 clients answered",
+    "httpx_transport.py": "1 call paid for, 2 answered from the cache",
 }
 
 

@@ -494,6 +494,192 @@ async def test_a_store_that_fails_too_leaves_the_upstreams_error() -> None:
         await ask(call)
 
 
+# -- soft purges ----------------------------------------------------------------------------------
+
+
+async def purge(cache: Cache, what: str) -> None:
+    await (cache.clear(soft=True) if what == "clear" else cache.invalidate("a", "b", soft=True))
+
+
+@pytest.mark.parametrize("what", ["invalidate", "clear"])
+@pytest.mark.parametrize("ttl", [None, 1000])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_purged_answer_is_served_while_it_is_refreshed(what: str, ttl: float | None, stream: bool) -> None:
+    """After a soft purge an answer is stale, whether it had a ttl or none: it is served, and refreshed behind that."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(ttl=ttl, stale_while_revalidate=5, clock=clock)
+    call = cache.bind(tags=["a"]).wrap(upstream)
+    await ask(call, stream=stream)
+    await purge(cache, what)
+    clock.advance(4.9)
+    upstream.hold()
+    answers = [await call(**ASK, stream=stream) for _ in range(3)]
+    assert [status(answer).outcome for answer in answers] == ["stale"] * 3
+    assert status(answers[0]).ttl == 0
+    await upstream.reached(2)
+    upstream.release()
+    await turns(300)
+    assert await ask(call, stream=stream) == ("hit", "")
+    assert (upstream.calls, cache.stats.refreshes, conserved(cache, 5)) == (2, 1, True)
+    await cache.aclose()
+
+
+async def test_how_long_a_purged_answer_may_be_served() -> None:
+    """The windows begin at the purge: first it is refreshed behind the caller, then it stands in for an outage, then
+    it is over. What was purged again is no younger for it."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(stale_while_revalidate=5, stale_if_error=60, clock=clock)
+    call = cache.bind(tags=["a"]).wrap(upstream)
+    only = {"only-if-cached": True}
+    await ask(call)
+    await cache.invalidate("a", soft=True)
+    clock.advance(4)
+    await cache.invalidate("a", soft=True)
+    assert await ask(call, cache=only) == ("stale", "stale-while-revalidate")
+    clock.advance(1)
+    with pytest.raises(NotCached, match="purged"):
+        await ask(call, cache=only)
+    upstream.fail(Status(503))
+    assert await ask(call) == ("stale", "stale-if-error: Status")
+    clock.advance(55)
+    upstream.fail(Status(503))
+    with pytest.raises(Status):
+        await ask(call)
+    assert await ask(call) == ("miss", "purged")
+
+
+@pytest.mark.parametrize(("at", "purged_at", "over_at"), [(10, 2, 7), (10, 12, 15)])
+async def test_the_end_that_was_first_counts(at: float, purged_at: float, over_at: float) -> None:
+    """An answer is stale from its own end or from the purge, whichever was first."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(ttl=at, stale_while_revalidate=5, clock=clock)
+    call = cache.wrap(upstream)
+    only = {"only-if-cached": True}
+    await ask(call)
+    clock.advance(purged_at)
+    await cache.clear(soft=True)
+    clock.advance(over_at - purged_at - 0.01)
+    assert await ask(call, cache=only) == ("stale", "stale-while-revalidate")
+    clock.advance(0.02)
+    with pytest.raises(NotCached):
+        await ask(call, cache=only)
+
+
+async def test_the_hard_end_holds_for_what_was_purged() -> None:
+    """An entry that was stored without windows is over at its end, however lately it was purged."""
+    clock, backend, upstream = FakeClock(), MemoryBackend(), FakeUpstream()
+    await ask(Cache(backend, ttl=10, clock=clock).wrap(upstream))
+    cache = Cache(backend, ttl=10, stale_while_revalidate=100, stale_if_error=100, clock=clock)
+    call = cache.wrap(upstream)
+    only = {"only-if-cached": True}
+    clock.advance(9)
+    await cache.clear(soft=True)
+    assert (await ask(call, cache=only))[0] == "stale"
+    clock.advance(1)
+    with pytest.raises(NotCached):
+        await ask(call, cache=only)
+
+
+@pytest.mark.parametrize("ttl", [None, 10])
+async def test_without_windows_a_soft_purge_ends_answers(ttl: float | None) -> None:
+    """With neither window configured there is nothing to serve a stale answer for."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(ttl=ttl, clock=clock)
+    call = cache.wrap(upstream)
+    await ask(call)
+    await cache.clear(soft=True)
+    assert [await ask(call) for _ in range(2)] == [("miss", "purged"), ("hit", "")]
+
+
+@pytest.mark.parametrize("other", [False, True])
+async def test_a_hard_invalidation_ends_what_was_purged(other: bool) -> None:
+    """It ends stale answers too, for the upstream's outages as well, and whether it is of this tag or another."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(stale_while_revalidate=50, stale_if_error=60, clock=clock)
+    call = cache.bind(tags=["a", "b"]).wrap(upstream)
+    await ask(call)
+    await cache.invalidate("a", soft=True)
+    await cache.invalidate("b" if other else "a")
+    upstream.fail(Status(503))
+    with pytest.raises(Status):
+        await ask(call)
+    assert await ask(call) == ("miss", "invalidated")
+
+
+async def test_a_call_that_a_purge_overtakes() -> None:
+    """What was asked for before a soft purge is given to those who asked, and not stored: it would be stale, and
+    might take the place of a newer one. Who comes later begins a call of his own."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(stale_while_revalidate=50, clock=clock)
+    call = cache.wrap(upstream)
+    upstream.hold()
+    before = asyncio.create_task(ask(call))
+    await upstream.reached(1)
+    clock.advance(0.1)
+    await cache.clear(soft=True)
+    after = asyncio.create_task(ask(call))
+    await upstream.reached(2)
+    upstream.release()
+    assert [await before, await after] == [("miss", "absent")] * 2
+    assert cache.stats.reject_reasons == {"invalidated": 1}
+    assert await ask(call) == ("hit", "")
+
+
+async def test_a_refresh_that_a_purge_overtakes() -> None:
+    """A refresh that had begun before a purge makes nothing fresh: the next caller has the stale answer, too."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(stale_while_revalidate=50, clock=clock)
+    call = cache.wrap(upstream)
+    await ask(call)
+    await cache.clear(soft=True)
+    upstream.hold()
+    await ask(call)
+    await upstream.reached(2)
+    clock.advance(0.1)
+    await cache.clear(soft=True)
+    upstream.release()
+    await turns()
+    assert (await ask(call))[0] == "stale"
+    await turns()
+    assert (await ask(call), upstream.calls) == (("hit", ""), 3)
+    upstream.hold()
+    await cache.clear(soft=True)
+    await ask(call)
+    await upstream.reached(4)
+    clock.advance(0.1)
+    await cache.clear()
+    upstream.release()
+    await turns()
+    assert await ask(call) == ("miss", "invalidated")
+
+
+async def test_another_process_hears_of_a_purge() -> None:
+    """Within a second it serves the answer as stale, and refreshes it."""
+    clock, backend, upstream = FakeClock(), MemoryBackend(), FakeUpstream()
+    here, there = (Cache(backend, stale_while_revalidate=50, clock=clock) for _ in range(2))
+    call = there.wrap(upstream)
+    await ask(call)
+    await here.clear(soft=True)
+    assert await ask(call) == ("hit", "")
+    clock.advance(1.1)
+    assert await ask(call) == ("stale", "stale-while-revalidate")
+    await turns()
+    assert await ask(call) == ("hit", "")
+
+
+async def test_a_purge_reaches_no_other_tenant() -> None:
+    """A tenant's handle purges its own answers only."""
+    clock, upstream = FakeClock(), FakeUpstream()
+    cache = Cache(stale_while_revalidate=50, clock=clock)
+    mine, theirs = cache.bind(tenant="t"), cache.bind(tenant="u")
+    calls = [handle.wrap(upstream) for handle in (mine, theirs, cache)]
+    for call in calls:
+        await ask(call)
+    await mine.clear(soft=True)
+    assert [(await ask(call))[0] for call in calls] == ["stale", "hit", "hit"]
+    await cache.aclose()
+
+
 # -- only if cached -------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ LAYERS = [
         "pace",
         "replay",
     },
-    {"targets", "epochs", "pipeline", "background", "leases"},
+    {"targets", "epochs", "pipeline", "background", "leases", "key_builders", "batches"},
     {"guard"},
     {"stages", "backends"},
     {"config"},

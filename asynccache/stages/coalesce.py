@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal
 
+from asynccache.background import Hedged
+from asynccache.batches import beside_batch
 from asynccache.errors import AsyncCacheError, ConfigError, StreamError
+from asynccache.leases import Lead, Leadership
 from asynccache.model import CacheStatus, Completion, CompletionStream, Kind, Request, Response
 from asynccache.protocols import Handler
 from asynccache.streams import Broadcast, Reader, Recorder, close
 
 LookAgain = Callable[[Request], Awaitable[Response | None]]
-Outdated = Callable[[Request], bool]
+Outdated = Callable[[Request], Awaitable[bool]]
 OnAbandon = Literal["cancel", "finish"]
 _Place = tuple[asyncio.AbstractEventLoop, str, Kind]
 
@@ -40,6 +43,10 @@ class Coalesce:
     connection, "finish" lets it fill the cache, for as long as it can.
 
     max_bytes: how far behind its stream a reader may be that cannot have it from the recording.
+
+    leadership: how flights of several processes agree on which of them calls; None: each does. One that waited
+    for another process looks again when that is done. A stream under way in another process cannot be followed
+    live: it is waited for until it is stored.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Coalesce:
         *,
         on_abandon: OnAbandon = "cancel",
         max_bytes: float = 16 * 2**20,
+        leadership: Leadership | None = None,
     ) -> None:
         if on_abandon not in ("cancel", "finish"):
             raise ConfigError(f"on_abandon={on_abandon!r}: it is 'cancel' or 'finish'")
@@ -56,6 +64,7 @@ class Coalesce:
         self._outdated = outdated
         self._finish = on_abandon == "finish"
         self._max_bytes = max_bytes
+        self._leadership = leadership
         self._flights: dict[_Place, _Flight] = {}
         self._under_way: set[_Flight] = set()  # those too that nobody can join any more
 
@@ -64,7 +73,13 @@ class Coalesce:
         if request.bypass or directives.no_cache or directives.no_store:
             return await call_next(request)
         place = asyncio.get_running_loop(), request.key.digest, request.kind
-        while (flight := self._flights.get(place)) and flight.joinable and not self._outdated(flight.request):
+        while (flight := self._flights.get(place)) and flight.joinable:
+            outdated = await self._outdated(flight.request)
+            if self._flights.get(place) is not flight or not flight.joinable:
+                continue  # it has landed meanwhile, or another one has begun
+            if outdated:
+                flight.let_go()  # nobody is to wait for what it brings, in whatever process
+                break
             response = await self._follow(flight, request, call_next)
             if response is not None:
                 return response
@@ -79,6 +94,12 @@ class Coalesce:
             flight.hang_up()
         for flight in flights:
             await flight.gone()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until the leases of what has landed are released."""
+        if self._leadership is not None:
+            await self._leadership.drain()
 
     async def _lead(self, place: _Place, request: Request, call_next: Handler) -> Response:
         flight = self._flights[place] = _Flight(request, self._finish, self._max_bytes)
@@ -96,12 +117,15 @@ class Coalesce:
     async def _follow(self, flight: _Flight, request: Request, call_next: Handler) -> Response | None:
         """For one who joined: an answer of its own. None when it had better try anew."""
         async with flight.aboard():
-            await flight.opened()
+            with beside_batch(request):
+                await flight.opened()
             if isinstance(flight.error, asyncio.CancelledError):
                 return None  # the upstream gave up by itself: that is for the one who called it
             response = flight.result()
+            if isinstance(response, Completion) and response.refusal == "invalidated":
+                return None  # it may have been over before this caller came: by a tag that only a hook knew
             if flight.found:  # then it is not for the flight to say whether it is good enough
-                return await self._look_again(request)
+                return await self._find(request, flight)
             status = CacheStatus("coalesced", key=request.digest, stored=response.status.stored)
             if flight.broadcast is not None:
                 if not flight.broadcast.whole:
@@ -117,13 +141,27 @@ class Coalesce:
         return await call_next(request)  # an answer that cannot be copied: each pays for its own
 
     async def _fly(self, flight: _Flight, request: Request, call_next: Handler) -> None:
+        stored = False
         try:
-            found = await self._look_again(request)
+            if self._leadership is not None and request.find(Hedged) is None:
+                flight.lead = await self._leadership.take(request.key, lambda: beside_batch(request))
+            found = await self._find(request, flight)
+            flight.found = found is not None
             response = found or await call_next(request)
+            await flight.arrive(response)
+            stored = response.status.stored
         except BaseException as error:  # whatever it is, the callers must hear of it
             flight.fail(error)
             raise
-        await flight.arrive(response, found is not None)
+        finally:
+            flight.let_go(stored)
+
+    async def _find(self, request: Request, flight: _Flight) -> Response | None:
+        """What is stored by now: another process' answer, if that was waited for."""
+        found = await self._look_again(request)
+        if found is not None and flight.lead is not None and flight.lead.waited:
+            found.status.outcome = "coalesced"
+        return found
 
     def _land(self, place: _Place, flight: _Flight) -> None:
         self._under_way.discard(flight)
@@ -157,6 +195,7 @@ class _Flight:
         self.broadcast: Broadcast[Any] | None = None
         self.error: BaseException | None = None
         self.found = False
+        self.lead: Lead | None = None
         self._response: Response | None = None
         self._trace: TracebackType | None = None
         self._finish = finish
@@ -223,17 +262,19 @@ class _Flight:
     # -- for the task ---------------------------------------------------------------------------------
 
     def fail(self, error: BaseException) -> None:
-        self.error = self.error or error
-        self._trace = self.error.__traceback__
-        self._set_open()
+        """Unless it has brought an answer: what comes after that is told to the readers of its stream."""
+        if self._response is None:
+            self.error = self.error or error
+            self._trace = self.error.__traceback__
+            self._set_open()
 
-    async def arrive(self, response: Response, found: bool) -> None:
+    async def arrive(self, response: Response) -> None:
         """Hand the answer over; run a stream to its end."""
         chunks = response.chunks if isinstance(response, CompletionStream) else None
         if self._given_up:  # and the upstream would not be cancelled
             await close(chunks)
             return
-        self._response, self.found = response, found
+        self._response = response
         if isinstance(response, CompletionStream) and isinstance(chunks, Recorder) and chunks.tape is not None:
             self.broadcast = Broadcast(chunks, limit=self._max_bytes, owner=self)
             if not self._first_left:
@@ -243,6 +284,11 @@ class _Flight:
             await self.broadcast.pump()
         elif self._first_left:
             await close(chunks)
+
+    def let_go(self, stored: bool = False) -> None:
+        """Other processes need not wait for it any more: is there an entry to be read now?"""
+        if self.lead is not None:
+            self.lead.release(stored)
 
     def land(self) -> None:
         """It is over. What it brought is freed at once, and not when the garbage collector finds the circle."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from math import inf
 from random import random as _random
 from typing import Any, NamedTuple, Self
 
 from asynccache.background import Hedged, Refreshes, Refreshing, cancel, complete, give_up
 from asynccache.epochs import Epochs
 from asynccache.errors import BackendError, CorruptEntry, NotCached
-from asynccache.freshness import Freshness, Random, is_outage
+from asynccache.freshness import Freshness, Life, Random, cut_short, is_outage
 from asynccache.model import CacheStatus, Completion, CompletionStream, Entry, Outcome, Request, Response
 from asynccache.pace import Pace, check_pace
 from asynccache.protocols import AsyncCacheBackend, Clock, Handler
@@ -131,10 +130,11 @@ class Lookup:
 
     async def _outlived(self, entry: Entry, request: Request, now: float, reason: str) -> Found:
         """What an entry that is not fit may still be good for."""
-        if reason != "expired" or not self._grace:
+        if not self._grace or reason not in ("expired", "purged"):
             return Found(None, reason)
-        life = self._freshness.judge(entry, now, self._random)
-        if life == "over" or await self._unfit_but_for_age(entry, request, now):
+        entry = cut_short(entry, await self._epochs.ended(entry.tags, now))
+        life = self._life(entry, request, now)
+        if life == "over":
             return Found(None, reason)
         if life == "if-error":
             return Found(None, reason, entry)
@@ -192,23 +192,25 @@ class Lookup:
         now = self._clock()
         try:
             # Once more: the call may have taken long, and the entry may have been invalidated meanwhile.
-            if self._freshness.judge(entry, now, self._random) == "over":
-                return None
-            if await self._unfit_but_for_age(entry, request, now):
+            entry = cut_short(entry, await self._epochs.ended(entry.tags, now))
+            if self._life(entry, request, now) == "over":
                 return None
             return self._answer(entry, request, now, "stale", f"stale-if-error: {type(error).__name__}")
         except Exception as failure:  # then the caller gets the upstream's error, not this one
             self._failed(failure)
             return None
 
-    async def _unfit_but_for_age(self, entry: Entry, request: Request, now: float) -> str:
-        reason = self._unfit(entry, request, now, inf)
-        return await self._epochs.check(entry.tags, now) if reason is None else reason
+    def _life(self, entry: Entry, request: Request, now: float) -> Life:
+        """Where the entry is in its life, for a call that may want no older one."""
+        max_age = request.directives.max_age
+        if max_age is not None and now - entry.created >= max_age:
+            return "over"
+        return self._freshness.judge(entry, now, self._random)
 
-    def _unfit(self, entry: Entry, request: Request, now: float, grace: float = 0.0) -> str | None:
+    def _unfit(self, entry: Entry, request: Request, now: float) -> str | None:
         """Why the entry may not be served; "" when it may; None when the epochs must be read first."""
         end = entry.expires if entry.fresh_until is None else entry.fresh_until
-        if end is not None and end + grace <= now:
+        if end is not None and end <= now:
             return "expired"
         max_age = request.directives.max_age
         if max_age is not None and now - entry.created >= max_age:

@@ -16,7 +16,7 @@ from asynccache.background import Hedged, cancel
 from asynccache.epochs import Epochs, Numbers, invalidated_since, scopes, tags
 from asynccache.errors import BackendError
 from asynccache.freshness import Freshness, Random
-from asynccache.keys import build_key
+from asynccache.keys import rebuild
 from asynccache.material import ReadsFile
 from asynccache.model import Completion, CompletionStream, Entry, Kind, Request, Response
 from asynccache.pipeline import Writes
@@ -72,22 +72,34 @@ class Store:
         began = self._clock()
         # Read before the call: an invalidation while it is under way must end what it brings.
         numbers = await self._numbers(names)
-        request.attach(call := _Call(began, numbers, _unchanged(request)))
+        request.attach(call := _Call(began, numbers, _unchanged(request), None, tuple(names)))
         return await self._take(request, await call_next(request), call)
 
-    def outdated(self, request: Request) -> bool:
-        """Whether what this request's call brings was invalidated after it had begun, as far as is known."""
+    async def outdated(self, request: Request) -> bool:
+        """Whether what this request's call brings was invalidated or purged after it had begun. What this process has
+        heard decides while the call is no older than that may be; after that the backend does. When that cannot say,
+        an old call is outdated."""
         call = request.find(_Call)
         if call is None:
             return False
-        if call.reading is None:
-            return call.numbers is not None and self._epochs.moved(call.numbers)
-        return self._epochs.moved(call.heard) or invalidated_since(self._epochs.heard(call.names), call.began)
+        numbers, now = call.numbers or (), self._clock()
+        heard = self._epochs.heard(call.names) if call.numbers is None else ()
+        if self._epochs.moved((*call.heard, *numbers, *heard)) or invalidated_since(heard, call.began):
+            return True
+        if 0 <= now - call.began <= self._epochs.max_age:
+            return False
+        if call.reading is not None and call.reading.done() and not call.reading.cancelled():
+            numbers = call.reading.result() or ()
+        try:
+            return not numbers or invalidated_since(numbers, call.began) or await self._epochs.check(numbers, now) != ""
+        except Exception as error:  # also of a backend that breaks its law: it must not break the call
+            self._failed(error)
+            return True
 
     async def drain(self) -> None:
         """Wait until what this event loop keeps behind its callers is kept."""
         loop = asyncio.get_running_loop()
-        while tasks := [task for task in self._behind if task.get_loop() is loop]:
+        while tasks := [task for task in list(self._behind) if task.get_loop() is loop]:
             await asyncio.wait(tasks)
 
     async def _hedged(self, request: Request, call_next: Handler, names: list[str]) -> Response:
@@ -188,10 +200,13 @@ class Store:
         late = await self._numbers(tags(request.directives, response.tags))
         entry = replace(entry, tags=(*(numbers or ()), *(late or ())))
         response.status.entry = entry
+        if numbers is not None:
+            request.attach(replace(call, numbers=entry.tags))  # for those who come while it is being written
         # What was read before the call has moved on by now; what was read later says when it last did.
         read_later = entry.tags if call.reading is not None else late or ()
         if self._epochs.moved((*call.heard, *entry.tags)) or invalidated_since(read_later, call.began):
             self._stats.count_rejection("invalidated")
+            response.refusal = "invalidated"
         elif numbers is not None and late is not None:
             await self._writes.run(self._write(request, response, entry))
         return entry
@@ -246,7 +261,7 @@ def _unchanged(request: Request) -> bool:
     they are now. Files are not read again."""
     key = request.key
     try:
-        return not key.source or build_key(*key.source).digest == key.digest
+        return not key.source or rebuild(key) == key.digest
     except ReadsFile:
         return True
     except Exception:  # what could be read then cannot be read now
