@@ -207,12 +207,15 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
         if "codec" in renamed:
             raise ConfigError(f"{kind} backend: give a codec, or its options ({', '.join(codec)}), not both")
         renamed["codec"] = Codec(**codec)
+    for needed in parameters(factory, required=True):
+        if needed not in renamed:
+            raise ConfigError(f"{kind} backend: the option {needed!r} is missing")
     for tier in TIERS.get(kind, ()):
         if tier in renamed:
             renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
     try:
         backend = factory(**renamed)
-    except TypeError as error:  # an argument that it needs is missing, or has the wrong type
+    except TypeError as error:  # an argument has the wrong type
         raise ConfigError(f"{kind} backend: {error}") from error
     return Guard(backend, **guard) if isinstance(backend, Remote) else backend
 
@@ -290,9 +293,11 @@ def read(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in caching.items()}
 
 
-def parameters(factory: Callable[..., Any]) -> list[str]:
-    """The names a callable takes as keywords."""
-    return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+def parameters(factory: Callable[..., Any], *, required: bool = False) -> list[str]:
+    """The names a callable takes as keywords; or those alone that it must be given."""
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = [p for p in inspect.signature(factory).parameters.values() if p.kind not in variable]
+    return [p.name for p in named if not required or p.default is p.empty]
 
 
 def check_names(given: Iterable[str], known: Sequence[str], what: str, near: Sequence[str] = ()) -> None:
