@@ -242,9 +242,19 @@ def free_ports(number: int) -> tuple[int, ...]:
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = _PATIENCE) -> None:
-    """Ask again and again, as long as foreign processes need to agree. Raises ServerError after so many seconds."""
+    """Ask again and again, as long as foreign processes need to agree. Raises ServerError after so many seconds.
+
+    An OSError means: not yet. A server that changes its part hangs up on its clients.
+    """
     deadline = time.monotonic() + patience
-    while not condition():
+    while not _holds(condition):
         if time.monotonic() > deadline:
             raise ServerError(f"{what}: not within {patience:g} s")
         time.sleep(0.02)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except OSError:
+        return False
