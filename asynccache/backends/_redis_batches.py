@@ -60,6 +60,7 @@ class Reads:
     """
 
     def __init__(self, source: Source, failures: Failures, *, max_batch: int, lines: int, multi: bool) -> None:
+        self._loop = asyncio.get_running_loop()
         self._failures = failures
         self._max_batch = max_batch
         self._multi = multi
@@ -73,8 +74,7 @@ class Reads:
 
         Each caller has a future of its own, so that one who is cancelled takes nothing from the others.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes | None] = loop.create_future()
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
         asked = self._asked
         if (waiting := asked.get(name)) is not None:
             waiting.append(future)
@@ -119,8 +119,13 @@ class Reads:
             values = [error] * len(batch)
         finally:
             for waiting, value in zip(batch.values(), values, strict=True):
-                for future in waiting:
-                    _settle(future, value, self._failures)
+                if value is None or type(value) is bytes:
+                    for future in waiting:
+                        if not future.done():  # else cancelled meanwhile
+                            future.set_result(value)
+                else:
+                    for future in waiting:
+                        _settle(future, value, self._failures)
 
     async def _values(self, line: Line, names: list[bytes]) -> list[Any]:
         if len(names) == 1:
