@@ -22,6 +22,7 @@ EXAMPLES = {
     "cassette.py": 'messages[0].content: "Say hello." → "Say good bye."',
     "fastapi_stream.py": "1 call paid for, 3 clients answered",
     "httpx_transport.py": "1 call paid for, 2 answered from the cache",
+    "langchain_cache.py": "1 call paid for, 2 answered from the cache",
 }
 
 
