@@ -7,6 +7,7 @@ they are used, because the environment of the LiteLLM tests has no drivers.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from tests.servers.gcs import GcsServer
     from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer, TlsRedisServer
     from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """For modules that collect garbage hundreds of times: what the modules before them have left, SDKs and all, is not
+    looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from asynccache.testing.turnstile import Turnstile
 from tests.stages.test_flights import Flights
 from tests.virtual_time import here, in_virtual_time
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 ASK: Mapping[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "why?"}]}
 
 

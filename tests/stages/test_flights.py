@@ -17,6 +17,8 @@ from asynccache import Cache
 from asynccache.protocols import Stage
 from asynccache.stages.coalesce import Coalesce, OnAbandon
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 Chunk = tuple[int, int]
 """The number of the upstream call, and that of the chunk in it."""
 
