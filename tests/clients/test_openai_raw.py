@@ -170,6 +170,9 @@ async def test_a_raw_stream_left_early(provider: SimulatedProvider, client: Asyn
         async for _ in response.iter_lines():
             break
     assert response.is_closed
+    async with asyncio.timeout(30):
+        while not cache.stats.reject_reasons:  # noqa: ASYNC110 (the recording ends after its reader)
+            await asyncio.sleep(0.001)
     assert cache.stats.reject_reasons == {"aborted": 1}
 
 
