@@ -12,6 +12,7 @@ import importlib
 import sys
 import threading
 from math import isfinite
+from struct import Struct
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -19,13 +20,14 @@ import orjson
 
 from asynccache.encryption import SEALED, EncryptionKeys, Seal
 from asynccache.errors import BackendError, ConfigError, CorruptEntry, ForeignEntry
-from asynccache.model import CacheKey, Entry
+from asynccache.model import CacheKey, Entry, new_entry
 
 MAGIC = b"ACE\x02"
 MAX_COMPRESSED = 64 * 1024 * 1024
 """Bytes of the longest body that is compressed; a longer one is stored as it is. No entry unpacks to more."""
 _SUM = 4
 _START = len(MAGIC) + _SUM
+_FRONT = Struct("<4sII").unpack_from
 _MISSING = "needs the extra asynccache[zstd]"
 
 
@@ -119,11 +121,13 @@ class Codec:
         when it is of another version, sealed under no key known here, or not sealed where this codec seals;
         BackendError when it may be good, but the zstd library or the keys are not to be had now."""
         if self._seal is not None:
-            return self._unpack(key, self._open(self._seal, key, data), 0)
+            rest = self._open(self._seal, key, data)
+            return self._unpack(key, rest, 4, int.from_bytes(rest[:4], "little"))
         # `_verify`, spelled out for a hit: its frame would be a good part of what all else costs.
-        if data[:4] != MAGIC or crc32(memoryview(data)[8:]) != int.from_bytes(data[4:8], "little"):
+        magic, checksum, length = _FRONT(data) if len(data) >= 12 else (b"", 0, 0)
+        if magic != MAGIC or crc32(memoryview(data)[8:]) != checksum:
             _verify(data)
-        return self._unpack(key, data, 8)
+        return self._unpack(key, data, 12, length)
 
     def life(self, digest: str, data: bytes) -> Life:
         """What `decode` would say of an entry's life, for somebody who knows no more of its key than the
@@ -166,16 +170,17 @@ class Codec:
             raise BackendError(f"an entry that cannot be written: {error}") from error
         return len(head).to_bytes(4, "little") + head + body
 
-    def _unpack(self, key: CacheKey, data: bytes, at: int) -> Entry:
-        start = at + 4 + int.from_bytes(data[at : at + 4], "little")
+    def _unpack(self, key: CacheKey, data: bytes, at: int, length: int) -> Entry:
+        """The entry in `data`, whose head begins at `at`."""
+        start = at + length
         body = data[start:]
         try:
-            digest, kind, created, fresh_until, expires, tags, meta, size, coding = orjson.loads(data[at + 4 : start])
+            digest, kind, created, fresh_until, expires, tags, meta, size, coding = orjson.loads(data[at:start])
             if digest != key.digest:
                 raise CorruptEntry("belongs to another key")
             if coding:
                 body = self._decompress(body, size, coding)
-            entry = Entry(body, kind, created, fresh_until, expires, tuple([(tag, epoch) for tag, epoch in tags]), meta)
+            entry = new_entry(body, kind, created, fresh_until, expires, tuple(map(tuple, tags)), meta)
         except (ValueError, TypeError) as error:  # no JSON, or of another shape, though its checksum is right
             raise CorruptEntry("unreadable head") from error
         if len(body) != size:
@@ -199,7 +204,7 @@ def _verify(data: bytes) -> None:
     if data[: len(MAGIC)] != MAGIC:
         another = data[: len(MAGIC) - 1] in (MAGIC[:-1], SEALED[:-1])
         raise ForeignEntry("of another version") if another else CorruptEntry("not an entry")
-    if crc32(memoryview(data)[_START:]) != int.from_bytes(data[len(MAGIC) : _START], "little"):
+    if len(data) < 12 or crc32(memoryview(data)[_START:]) != int.from_bytes(data[len(MAGIC) : _START], "little"):
         raise CorruptEntry("checksum mismatch: torn or changed")
 
 
