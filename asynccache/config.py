@@ -83,7 +83,7 @@ class Policy:
     pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
     on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
     stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two
-                   need a ttl, which they prolong.
+                   prolong a ttl, and serve what a soft purge has ended, with a ttl or without.
     max_refreshes: how many refreshes behind answers may be under way at the same time.
     negative_ttl, negative_errors: for so many seconds after a call raised one of these exception types (or
                    "package.module:Class"), the same call raises it again without calling.

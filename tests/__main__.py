@@ -1,8 +1,8 @@
 """`python3 -m tests`: set up all that the tests need, and run them. Needs Python and pip, nothing else.
 
-Uses the active virtual environment, or makes `.venv`. LiteLLM pins an older openai, so its tests run
-in an environment of their own, `.venv-litellm`. The servers that the tests talk to, if this machine has
-them not, go into `.servers`. Arguments go to pytest.
+Uses the active virtual environment, or makes `.venv`. LiteLLM and instructor pin older versions of openai, so their
+tests run in environments of their own, `.venv-litellm` and `.venv-frameworks`. The servers that the tests talk to, if
+this machine has them not, go into `.servers`. Arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from pathlib import Path
 from tests.servers import installation
 
 ROOT = Path(__file__).resolve().parent.parent
-LITELLM = ROOT / "tests" / "litellm"
+# Folders of tests that need an environment of their own: that, and the extra that goes into it.
+APART = {
+    ROOT / "tests" / "litellm": (ROOT / ".venv-litellm", "test-litellm"),
+    ROOT / "tests" / "frameworks": (ROOT / ".venv-frameworks", "test-frameworks"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -29,10 +33,11 @@ def main(arguments: list[str]) -> int:
     python = prepare(active or ROOT / ".venv", "test")
     for lack in installation.install(partial(pip, python)):
         print(f"some tests will fail: {lack}", file=sys.stderr, flush=True)
-    status = run(python, ["--ignore", str(LITELLM), *arguments])
-    # Arguments that name tests name those above, unless they lie in the other folder.
+    status = run(python, [*(f"--ignore={folder}" for folder in APART), *arguments])
+    # Arguments that name tests name those above, unless they lie in another folder.
     if not any("tests" in argument for argument in arguments):
-        status = run(prepare(ROOT / ".venv-litellm", "test-litellm"), [str(LITELLM), *arguments]) or status
+        for folder, (environment, extra) in APART.items():
+            status = run(prepare(environment, extra), [str(folder), *arguments]) or status
     return status
 
 

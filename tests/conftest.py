@@ -2,7 +2,7 @@
 own, never by FLUSHALL. A test that kills or freezes a server takes one of its own: `new_redis` and the like.
 
 Nothing is skipped: a program that is missing fails the test, and says what gets it. The servers are imported where
-they are used, because the environment of the LiteLLM tests has no drivers.
+they are used, because not every environment of the tests has what they need.
 """
 
 from __future__ import annotations

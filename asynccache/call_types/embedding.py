@@ -21,7 +21,7 @@ class EmbeddingParts:
 
     def split(self, params: Mapping[str, Any]) -> Split | None:
         given = params.get("input")
-        if not isinstance(given, list | tuple) or not given or not _are_several(given):
+        if not isinstance(given, list | tuple) or not given or not _are_several(given) or _read_as_one(params):
             return None
         known: dict[Hashable, int] = {}
         texts: list[Any] = []
@@ -77,6 +77,11 @@ def _are_several(given: Sequence[Any]) -> bool:
     if all(type(text) is str for text in given):
         return True
     return all(isinstance(text, list | tuple) and text and all(type(n) is int for n in text) for text in given)
+
+
+def _read_as_one(params: Mapping[str, Any]) -> bool:
+    """Whether each text's vector depends on those beside it, as with Jina's `late_chunking`."""
+    return any(isinstance(said, Mapping) and said.get("late_chunking") for said in (params, params.get("extra_body")))
 
 
 def _weight(text: Any) -> int:

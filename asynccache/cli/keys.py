@@ -19,14 +19,19 @@ from asynccache.explanation import Difference, Explanation
 RequestFile = Annotated[
     str, typer.Argument(help="A file with the request's arguments as a JSON object, or - for stdin.")
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="The cache's configuration file (.yaml, .toml, .json): its namespace and its keys are taken."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-Namespace = Annotated[str | None, typer.Option(help="The namespace of the cache.")]
+Namespace = Annotated[str | None, typer.Option(help="The namespace of the call, in the place of the cache's.")]
 Tenant = Annotated[str | None, typer.Option(help="The tenant that the call is made for.")]
 CallType = Annotated[str, typer.Option(help=f"What kind of call it is: {', '.join(CALL_TYPES)}.")]
 
 
 def key(
     request: RequestFile,
+    config: Config = None,
     as_json: AsJson = False,
     namespace: Namespace = None,
     tenant: Tenant = None,
@@ -35,10 +40,11 @@ def key(
     """Print a request's cache key, and which of its arguments are not in it.
 
     The key is that of a wrapped function, such as litellm.acompletion. A wrapped client's key also has the
-    address it talks to.
+    address it talks to. Of a key_builder that is a function of your own, all that it is given counts as in the key;
+    it is looked for in the current folder, too.
     """
     arguments = _read(request)
-    explanation = _explain(_cache(namespace, tenant), arguments, arguments, call_type)
+    explanation = _explain(_cache(config, namespace, tenant), arguments, arguments, call_type)
     left_out = list(explanation.ignored)
     counted = [name for name in arguments if name not in left_out]
     if as_json:
@@ -52,6 +58,7 @@ def key(
 def explain(
     a: RequestFile,
     b: RequestFile,
+    config: Config = None,
     as_json: AsJson = False,
     namespace: Namespace = None,
     tenant: Tenant = None,
@@ -63,7 +70,7 @@ def explain(
     """
     if a == b == "-":
         fail("only one of the two requests can come from stdin")
-    explanation = _explain(_cache(namespace, tenant), _read(a), _read(b), call_type)
+    explanation = _explain(_cache(config, namespace, tenant), _read(a), _read(b), call_type)
     if as_json:
         typer.echo(json.dumps(_as_dict(explanation), indent=2, ensure_ascii=False))
     else:
@@ -71,11 +78,20 @@ def explain(
     raise typer.Exit(0 if explanation.same else 1)
 
 
-def _cache(namespace: str | None, tenant: str | None) -> Cache:
+def _cache(config: Path | None, namespace: str | None, tenant: str | None) -> Cache:
+    """The cache whose keys are asked for. Building it connects to nothing. Ends the command when it cannot be built."""
     try:
-        return Cache().bind(namespace=namespace, tenant=tenant)
+        return _configured(config).bind(namespace=namespace, tenant=tenant)
     except ConfigError as error:
         fail(str(error))
+
+
+def _configured(config: Path | None) -> Cache:
+    if config is None:
+        return Cache()
+    if (here := str(Path.cwd())) not in sys.path:  # for a key_builder that is written there; `python -m` has it
+        sys.path.insert(0, here)
+    return Cache.from_config(config)
 
 
 def _explain(cache: Cache, a: dict[str, Any], b: dict[str, Any], call_type: str) -> Explanation:

@@ -158,6 +158,8 @@ def status_headers(status: CacheStatus) -> Headers:
 def _forwarded(status: CacheStatus) -> str:
     if status.outcome == "bypass":
         return "bypass"
+    if status.reason.startswith("partial"):
+        return "partial"
     reasons = {"expired": "stale", "max-age": "stale", "no-cache": "request", "absent": "uri-miss"}
     return reasons.get(status.reason, "uri-miss" if status.outcome == "coalesced" else "miss")
 

@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 import orjson
 
 from asynccache.call_types import CALL_TYPES
+from asynccache.call_types.embedding import EmbeddingParts
+from asynccache.clients._http_elements import HTTPParts
 from asynccache.clients._wire_types import HTTPCallType, KnownCallType, OpaqueCallType
 from asynccache.directives import word, words
 from asynccache.errors import ConfigError
@@ -25,6 +27,8 @@ Cached = str | Iterable[str] | Callable[[Any], bool]
 _CREDENTIALS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
 _VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
 _JSON = (b"application/json", b"text/json")
+_SEALS = frozenset({b"content-md5", b"digest", b"content-digest", b"signature", b"x-amz-content-sha256"})
+"""Headers of a request that hold for its very body, so that no other can be sent in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,37 @@ class API:
     listed: bool = True
 
 
+# OpenAI's, and those of others who speak like it. Not such as "late_chunking", by which a list's texts are read as one.
+EACH_ALONE = frozenset(
+    {
+        *("input", "model", "dimensions", "encoding_format", "user"),
+        *(
+            "input_type",
+            "metadata",
+            "output_dimension",
+            "output_dtype",
+            "service_tier",
+            "task",
+            "truncate",
+            "truncation",
+        ),
+        *("embedding_type", "normalize", "normalized", "prompt_name", "priority", "provider", "truncate_prompt_tokens"),
+    }
+)
+"""The fields of a request for embeddings that mean the same for each text alone."""
+
 _CHAT = KnownCallType(CALL_TYPES["chat"], done=True, usage=True)
 _RESPONSES = KnownCallType(CALL_TYPES["responses"], named=True)
 _MESSAGES = KnownCallType(CALL_TYPES["messages"], named=True)
+_EMBEDDINGS = KnownCallType(
+    CALL_TYPES["embedding"],
+    parts=HTTPParts(
+        EmbeddingParts(),
+        asked=EACH_ALONE,
+        answered=frozenset({"created", "data", "id", "model", "object", "usage"}),
+    ),
+)
+_WHOLE_EMBEDDINGS = API("/embeddings", KnownCallType(CALL_TYPES["embedding"]))
 _EMBEDDING = OpaqueCallType("embedding")
 _OTHER_CHAT = OpaqueCallType("chat", finish=True)
 
@@ -56,7 +88,7 @@ APIS = (
     API("/v1/responses", _RESPONSES),
     API("/openai/responses", _RESPONSES),
     API("/v1/messages", _MESSAGES),
-    API("/embeddings", KnownCallType(CALL_TYPES["embedding"])),
+    API("/embeddings", _EMBEDDINGS),
     API("/v1/embed", _EMBEDDING),
     API("/v2/embed", _EMBEDDING),
     API("/rerank", KnownCallType(CALL_TYPES["rerank"])),
@@ -126,6 +158,8 @@ class Calls:
         params = _fields(request)
         if params is None:
             return None
+        if api.call_type is _EMBEDDINGS and not _SEALS.isdisjoint(said):
+            api = _WHOLE_EMBEDDINGS
         call = Call(request, api, params)
         call.place = self._place(call, headers)
         _read_control(call, said)

@@ -28,6 +28,7 @@ class KnownCallType:
 
     named: whether each event says its type beside its data. done: whether `[DONE]` ends a stream.
     usage: whether a whole answer always has a usage, and a stream need not: strict clients refuse one without.
+    parts: of a call about several things: how bodies are taken apart and put together.
     """
 
     both = True
@@ -35,11 +36,20 @@ class KnownCallType:
 
     name: str
     turns: str
-    parts: Parts | None = None  # bodies are kept as they are
+    parts: Parts | None
     keep_out: KeepOut | None
 
-    def __init__(self, inner: CallType, *, named: bool = False, done: bool = False, usage: bool = False) -> None:
+    def __init__(
+        self,
+        inner: CallType,
+        *,
+        named: bool = False,
+        done: bool = False,
+        usage: bool = False,
+        parts: Parts | None = None,
+    ) -> None:
         self.name, self.turns, self.keep_out = inner.name, inner.turns, inner.keep_out
+        self.parts = parts
         self._inner = inner
         self._named = named
         self._done = done

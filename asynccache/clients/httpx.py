@@ -28,6 +28,13 @@ content-encoding. A stream comes again event by event; for chat, text completion
 stream answers a call that wants the answer whole, if it has all that such an answer has (of chat also the usage), and
 the other way round. Of a stream that is left before its last event nothing is stored.
 
+**Lists of embeddings** (`/embeddings`) are looked up, shared and stored text by text, and only those that are missing
+are sent on. A reply that is put together is the same JSON in other bytes; its usage is the sum of the texts' shares,
+and its headers are those of the request that was made for it, if one was. Kept whole are lists in a request that has
+fields of which it is not known that they mean the same for each text alone, or a digest or signature of its body; and
+those of an endpoint whose replies have top-level fields beside `object`, `data`, `model`, `usage`, `id` and `created`,
+from the second reply on: the first one is passed on, and not stored.
+
 Errors of the transport behind it pass unchanged. So do responses without success, with all their headers; callers who
 wait for the same answer share them.
 """
@@ -53,7 +60,7 @@ from asynccache.clients._http_answers import (
 )
 from asynccache.clients._http_calls import CONTROL, CONTROL_HEADER, Cached, Call, Calls
 from asynccache.clients._http_wire import AsyncWire, BodyClasses, Bytes, Live, SyncWire, library_of, read
-from asynccache.clients._wire_types import EVENT_STREAM
+from asynccache.clients._wire_types import EVENT_STREAM, HTTPCallType
 from asynccache.errors import NotCached
 from asynccache.model import CacheStatus, CompletionStream, Response, Target
 from asynccache.streams import close
@@ -211,12 +218,12 @@ class _Exchange:
         self._cache = cache
         self._wire = wire
         self._body = body
-        self._wrapped: dict[tuple[str, str], Callable[..., Awaitable[Response]]] = {}
+        self._wrapped: dict[tuple[str, HTTPCallType], Callable[..., Awaitable[Response]]] = {}
         self._classes: dict[str, BodyClasses] = {}
 
     async def answer(self, call: Call) -> Any:
         http = importlib.import_module(library_of(type(call.request)))
-        wrapped = self._wrapped.get((call.place, call.api.ending)) or self._wrap(call)
+        wrapped = self._wrapped.get((call.place, call.api.call_type)) or self._wrap(call)
         params = call.params if call.control is None else {**call.params, "cache": call.control}
         token = _call.set(call)
         try:
@@ -245,7 +252,7 @@ class _Exchange:
             keep_out=api.call_type.keep_out,
         )
         wrapped = self._cache.around(self._upstream, target)
-        self._wrapped[call.place, api.ending] = wrapped
+        self._wrapped[call.place, api.call_type] = wrapped
         return wrapped
 
     async def _upstream(self, /, **params: Any) -> Reply | Live:
@@ -255,7 +262,8 @@ class _Exchange:
         response = await self._wire.send(_outgoing(call, params), library)
         success = 200 <= response.status_code < 300
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if success and (call.stream or kind in _STREAMED):
+        # What is put together from parts is read whole, unless a stream was asked for.
+        if success and (call.stream or (kind in _STREAMED and call.api.call_type.parts is None)):
             return Live(self._wire, response)
         reply = await _read(self._wire, response, importlib.import_module(library))
         if not success:

@@ -30,6 +30,15 @@ def test_embeddings_are_stored_when_there_are_any(value: Any, refusal: str) -> N
     assert CALL_TYPES["embedding"].judge(value).refusal == refusal
 
 
+@pytest.mark.parametrize("said", [{"late_chunking": True}, {"extra_body": {"late_chunking": True}}])
+def test_texts_that_are_read_as_one_stay_together(said: dict[str, Any]) -> None:
+    """A list whose texts share their context is no list of calls about each; without that, it is."""
+    parts = CALL_TYPES["embedding"].parts
+    assert parts is not None
+    assert parts.split({"input": ["a", "b"], **said}) is None
+    assert parts.split({"input": ["a", "b"], "late_chunking": False, "extra_body": {}}) is not None
+
+
 @pytest.mark.parametrize(
     ("value", "refusal"),
     [

@@ -28,6 +28,7 @@ def run(*args: str, stdin: str | None = None) -> Result:
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # which the commands do, and do not undo
     return tmp_path
 
 
@@ -66,6 +67,77 @@ def test_namespace_and_tenant_change_the_key(files: Path) -> None:
     keys = [run("key", "a.json", *option).stdout.splitlines()[0] for option in options]
     assert len(set(keys)) == 4
     assert keys[3] == Cache().bind(namespace="n", tenant="t").get_cache_key(**REQUEST)
+
+
+CONFIG: dict[str, Any] = {
+    "type": "redis",
+    "url": "redis://127.0.0.1:1",
+    "namespace": "shop",
+    "key_builder": {"ignore": ["user"]},
+    "caching_groups": [["m", "n"]],
+}
+
+
+def test_a_configured_cache_has_its_own_keys(files: Path) -> None:
+    """Its namespace, its key_builder and its groups count; its server is not asked, and need not be there."""
+    write(files, "cache.json", CONFIG)
+    write(files, "a.json", {**REQUEST, "user": "u"})
+    result = run("key", "a.json", "--config", "cache.json")
+    assert result.stdout.splitlines() == [
+        Cache.from_config(CONFIG).get_cache_key(**REQUEST),
+        "in the key:  model, messages, temperature",
+        "left out:    user",
+    ]
+    assert result.stdout.splitlines()[0] != Cache(namespace="shop").get_cache_key(**REQUEST)
+    other = run("key", "a.json", "--config", "cache.json", "--namespace", "other", "--tenant", "t")
+    assert other.stdout.splitlines()[0] == (
+        Cache.from_config(CONFIG).bind(namespace="other", tenant="t").get_cache_key(**REQUEST)
+    )
+
+
+def test_explain_with_a_configured_cache(files: Path) -> None:
+    """Two requests may share a key under it that they would not share without."""
+    (files / "cache.yaml").write_text("caching:\n  key_builder: {ignore: [user]}\n  caching_groups: [[m, n]]\n")
+    write(files, "a.json", REQUEST)
+    write(files, "b.json", {**REQUEST, "model": "n", "user": "u"})
+    assert run("explain", "a.json", "b.json").exit_code == 1
+    assert run("explain", "a.json", "b.json", "--config", "cache.yaml").exit_code == 0
+
+
+BUILDER = "async def question(model, messages, **kwargs):\n    return messages[-1]['content'].lower()\n"
+
+
+def test_a_builder_in_the_current_folder(files: Path) -> None:
+    """A function of the user's is found where the command is run, as the program that is installed."""
+    (files / "bot_keys.py").write_text(BUILDER)
+    write(files, "cache.json", {"key_builder": "bot_keys:question"})
+    write(files, "a.json", REQUEST)
+    write(files, "b.json", {"model": "n", "messages": [{"role": "user", "content": "WHERE is my order?"}]})
+    program = Path(sys.executable).with_name("asynccache")
+    command = [str(program), "explain", "a.json", "b.json", "--config", "cache.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Same key")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cache.json: No such file or directory"),
+        ("[1]", "cache.json: a table of options is wanted at the top level"),
+        ('{"key_bilder": "normalized"}', "did you mean 'key_builder'"),
+        ('{"key_builder": "no_such_module:f"}', "is no 'package.module:function'"),
+    ],
+)
+def test_a_bad_configuration_is_refused(files: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (files / "cache.json").write_text(content)
+    write(files, "a.json", REQUEST)
+    for command in (["key", "a.json"], ["explain", "a.json", "a.json"]):
+        result = run(*command, "--config", "cache.json")
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert result.stdout == ""
 
 
 def test_explain_names_each_field_that_differs(files: Path) -> None:

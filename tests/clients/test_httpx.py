@@ -17,6 +17,8 @@ import pytest
 
 from asynccache import Cache, ConfigError, NotCached, status
 from asynccache.clients import _sse
+from asynccache.clients._http_answers import Head, Reply
+from asynccache.clients._http_calls import APIS
 from asynccache.clients.httpx import AsyncCacheTransport, CacheTransport
 from asynccache.testing.loopback import serving
 from asynccache.testing.provider import SimulatedProvider, ToolCall
@@ -735,6 +737,218 @@ async def test_a_body_that_is_not_ended_keeps_nobody_waiting(client: Any, origin
     await asyncio.wait_for(origin.gone.wait(), 10)
 
 
+# -- lists of embeddings --------------------------------------------------------------------------
+
+EMBED = "/v1/embeddings"
+TEXTS = ["Where is my parcel?", "How do I reset my password?", "Can I pay later?"]
+
+
+def vectors(*numbers: float, **more: Any) -> dict[str, Any]:
+    data = [{"object": "embedding", "index": i, "embedding": [number]} for i, number in enumerate(numbers)]
+    return {"object": "list", "data": data, "model": "small", "usage": {"prompt_tokens": 9, "total_tokens": 9}, **more}
+
+
+async def embed(client: Any, texts: Any, **more: Any) -> Any:
+    options = {name: more.pop(name) for name in ("headers", "extensions") if name in more}
+    return await client.post(EMBED, json={"model": "small", "input": texts, **more}, **options)
+
+
+def sent(origin: Origin) -> list[Any]:
+    return [json.loads(body)["input"] for _, body in origin.requests]
+
+
+@pytest.mark.parametrize("extra", [{}, {"encoding_format": "base64"}, {"dimensions": 8}])
+async def test_a_list_is_looked_up_text_by_text(
+    http: Any, provider: SimulatedProvider, cache: Cache, extra: dict[str, Any]
+) -> None:
+    """Found in part, then as a whole: the same JSON as the provider's, and only what is missing is asked for."""
+    async with http.AsyncClient(base_url=provider.origin) as plain:
+        expected = await embed(plain, TEXTS, **extra)
+        client = cache.wrap(plain)
+        await embed(client, TEXTS[1:], **extra)
+        mixed, hit = [await embed(client, TEXTS, **extra) for _ in range(2)]
+        alone = await embed(client, TEXTS[1], **extra)
+    assert [request["input"] for request in provider.requests] == [TEXTS, TEXTS[1:], TEXTS[:1]]
+    assert [{**request, "input": ""} for request in provider.requests] == [{"model": "small", "input": "", **extra}] * 3
+    assert mixed.json() == hit.json() == expected.json()
+    assert alone.json()["data"] == [{**expected.json()["data"][1], "index": 0}]
+    assert [status(response).outcome for response in (mixed, hit, alone)] == ["miss", "hit", "hit"]
+    assert mixed.headers["cache-status"] == 'asynccache; fwd=partial; stored; detail="partial: 2 of 3"'
+    assert hit.headers["cache-status"] == "asynccache; hit"
+    assert (mixed.headers["content-length"], "age" in hit.headers) == (str(len(mixed.content)), True)
+
+
+async def test_a_list_that_is_not_split_comes_byte_for_byte(client: Any, origin: Origin) -> None:
+    """As the server sent it and with all of its headers; of a list of one, and of a text, a hit is the same too."""
+    odd = json.dumps(vectors(1.50, 2e-7), indent=3).replace("1.5", "1.500").encode()
+    origin.answer(odd, headers={"etag": '"1"'})
+    body = b'{ "input": ["a", "b"],  "model": "small" }'
+    miss = await client.post(EMBED, content=body, headers={"content-type": "application/json"})
+    hit = await embed(client, ["a", "b"])
+    assert origin.requests[0][1] == body
+    assert miss.content == odd
+    assert (miss.headers["etag"], miss.headers["x-request-id"]) == ('"1"', "req_1")
+    assert hit.json() == miss.json()
+    assert {"etag", "x-request-id"}.isdisjoint(hit.headers)
+    origin.answer(one := json.dumps(vectors(3), indent=1).encode())
+    assert [(await embed(client, given)).content for given in (["c"], ["c"], "c", "d", "d", ["d"])] == [one] * 6
+    assert sent(origin) == [["a", "b"], ["c"], "d"]
+
+
+async def test_what_is_asked_for_the_rest(client: Any, origin: Origin) -> None:
+    """The caller's own request with another input: its headers, but the length and our own."""
+    origin.answer(json.dumps(vectors(1)).encode(), headers={"etag": '"1"', "x-ratelimit-remaining": "7"})
+    await embed(client, ["a"])
+    said = {"Authorization": "Bearer k", "x-asynccache": '{"ttl": 60}', "x-of-mine": "1"}
+    mixed = await embed(client, ["a", "b", "a"], headers=said)
+    headers, body = origin.requests[1]
+    assert json.loads(body) == {"model": "small", "input": ["b"]}
+    assert headers["content-length"] == str(len(body))
+    assert (headers["authorization"], headers["x-of-mine"]) == ("Bearer k", "1")
+    assert "x-asynccache" not in headers
+    assert (mixed.headers["x-request-id"], mixed.headers["x-ratelimit-remaining"]) == ("req_2", "7")
+    assert "etag" not in mixed.headers
+    assert [vector["index"] for vector in mixed.json()["data"]] == [0, 1, 2]
+
+
+async def test_compressed_lists(client: Any, origin: Origin) -> None:
+    """What came compressed is read for its parts, and passed on as it came."""
+    packed = gzip.compress(json.dumps(vectors(1, 2)).encode())
+    origin.answer(packed, headers={"content-encoding": "gzip"})
+    async with client.stream("POST", EMBED, json={"model": "small", "input": ["a", "b"]}) as miss:
+        assert b"".join([piece async for piece in miss.aiter_raw()]) == packed
+    hit = await embed(client, ["b", "a"])
+    assert [vector["embedding"] for vector in hit.json()["data"]] == [[2], [1]]
+    assert "content-encoding" not in hit.headers
+
+
+async def test_lists_that_overlap_share_what_is_under_way(http: Any, provider: SimulatedProvider, cache: Cache) -> None:
+    """Each text is asked for once, whoever wants it."""
+    async with http.AsyncClient(transport=AsyncCacheTransport(cache), base_url=provider.origin) as client:
+        provider.hold()
+        first = asyncio.create_task(embed(client, TEXTS[:2]))
+        await provider.reached(1)
+        second = asyncio.create_task(embed(client, TEXTS[::-1]))
+        await provider.reached(2)
+        provider.release()
+        one, two = await asyncio.gather(first, second)
+    assert [request["input"] for request in provider.requests] == [TEXTS[:2], TEXTS[2:]]
+    assert [v["embedding"] for v in two.json()["data"]][:0:-1] == [v["embedding"] for v in one.json()["data"]]
+    assert (status(one).outcome, status(two).outcome) == ("miss", "miss")
+
+
+async def test_a_failure_for_the_rest_is_the_lists(client: Any, origin: Origin, cache: Cache) -> None:
+    """The provider's response with its headers; what was known stays known."""
+    origin.answer(json.dumps(vectors(1)).encode())
+    await embed(client, ["a"])
+    origin.answer(b'{"error": {"message": "slow down"}}', status=429, headers={"retry-after": "7"})
+    failed = await embed(client, ["a", "b"])
+    assert (failed.status_code, failed.headers["retry-after"]) == (429, "7")
+    assert failed.json() == {"error": {"message": "slow down"}}
+    origin.answer(json.dumps(vectors(2)).encode())
+    assert status(await embed(client, ["a", "b"])).reason == "partial: 1 of 2"
+    assert sent(origin) == [["a"], ["b"], ["b"]]
+
+
+@pytest.mark.parametrize(
+    ("extra", "headers"),
+    [
+        ({"late_chunking": True}, {}),
+        ({"of_tomorrow": 1}, {}),
+        ({}, {"content-digest": "sha-256=:AAAA:"}),
+        ({}, {"x-amz-content-sha256": "0" * 64}),
+    ],
+)
+async def test_lists_that_are_asked_for_as_a_whole(
+    client: Any, origin: Origin, extra: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Where a text's vector may depend on those beside it, or the body must stay what it is: kept byte for byte."""
+    origin.answer(body := json.dumps(vectors(1, 2), indent=1).encode())
+    await embed(client, ["c", "d"])
+    responses = [await embed(client, ["a", "b"], headers=headers, **extra) for _ in range(2)]
+    assert [response.content for response in responses] == [body] * 2
+    assert [status(response).outcome for response in responses] == ["miss", "hit"]
+    assert status(await embed(client, ["a"], headers=headers, **extra)).outcome == "miss"
+    assert sent(origin) == [["c", "d"], ["a", "b"], ["a"]]
+
+
+@pytest.mark.parametrize("said", [vectors(1, 2, of_the_list="x"), {"vectors": [[1.0], [2.0]]}])
+async def test_lists_that_are_answered_as_a_whole(client: Any, origin: Origin, said: Any) -> None:
+    """Replies that say more of the list than can be told of its parts are kept byte for byte, once that is known."""
+    origin.answer(body := json.dumps(said, indent=1).encode())
+    responses = [await embed(client, ["a", "b"]) for _ in range(3)]
+    assert [response.content for response in responses] == [body] * 3
+    assert [status(response).outcome for response in responses] == ["miss", "miss", "hit"]
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        (json.dumps(vectors(1)).encode(), {}),
+        (json.dumps(vectors(1, 2, error={"message": "overloaded"})).encode(), {}),
+        (b"no JSON", {}),
+        (b'{"a": 1}\n{"b": 2}\n', {"kind": "application/x-ndjson"}),
+        (json.dumps(vectors(1, 2)).encode(), {"status": 201}),
+    ],
+)
+async def test_replies_that_cannot_be_taken_apart(
+    client: Any, origin: Origin, cache: Cache, body: bytes, options: dict[str, Any]
+) -> None:
+    """They are passed on as they are, not kept, and no reason to keep the next ones whole."""
+    origin.answer(body, **options)
+    for _ in range(2):
+        response = await embed(client, ["a", "b"])
+        assert (response.content, response.status_code) == (body, options.get("status", 200))
+    assert cache.stats.stored == 0
+    origin.answer(json.dumps(vectors(1, 2)).encode())
+    await embed(client, ["a", "b"])
+    assert status(await embed(client, "b")).outcome == "hit"
+    assert origin.calls == 3
+
+
+def test_parts_in_another_order_are_not_the_whole() -> None:
+    """What was divided is united to the very answer only as it was."""
+    parts: Any = next(api.call_type.parts for api in APIS if api.ending == "/embeddings")
+    body = json.dumps(vectors(1, 2)).encode()
+    whole = Reply(Head(200, []), body, body)
+    one, two = parts.divide(whole, [{"input": "a"}, {"input": "b"}])
+    assert parts.unite([one, two], [0, 1], 0) is whole
+    swapped = json.loads(parts.unite([two, one], [0, 1], 0).text)
+    assert [vector["embedding"] for vector in swapped["data"]] == [[2], [1]]
+    repeated = json.loads(parts.unite([one, two], [0, 1, 0], 0).text)
+    assert [vector["embedding"] for vector in repeated["data"]] == [[1], [2], [1]]
+
+
+async def test_a_list_in_a_stream(client: Any, origin: Origin, cache: Cache) -> None:
+    """Whoever asks for a stream gets it as it comes, whole."""
+    origin.held = asyncio.Event()
+    origin.stream(b"data: {}\n\n", b"data: [DONE]\n\n")
+    asked = {"model": "small", "input": ["a", "b"], "stream": True}
+    async with client.stream("POST", EMBED, json=asked) as response:
+        pieces = response.aiter_bytes()
+        assert await anext(pieces) == b"data: {}\n\n"
+        origin.held.set()
+        assert b"".join([piece async for piece in pieces]) == b"data: [DONE]\n\n"
+
+
+async def test_a_hook_changes_a_part_of_a_list(origin: Origin) -> None:
+    """What it makes of the answer to one text is what the caller gets, also where the list was asked for as it is."""
+
+    async def erase(response: Any, request: Any) -> None:
+        said = json.loads(response.value.text)
+        if request.params["input"] == "b":
+            said["data"][0]["embedding"] = []
+            response.value.text = response.value.content = json.dumps(said).encode()
+
+    origin.answer(json.dumps(vectors(1, 2)).encode())
+    async with (
+        Cache(post_hooks=[erase]) as cache,
+        httpx.AsyncClient(transport=AsyncCacheTransport(cache), base_url=origin.origin) as client,
+    ):
+        response = await embed(client, ["a", "b"])
+    assert [vector["embedding"] for vector in response.json()["data"]] == [[1], []]
+
+
 # -- controls -------------------------------------------------------------------------------------
 
 Ask = Callable[[Any, dict[str, Any]], Awaitable[Any]]
@@ -924,6 +1138,20 @@ def test_the_sync_twin(http: Any) -> None:
                 client.post("http://127.0.0.1:1" + PATH, json=CHAT)
             assert "cache-status" not in client.get("/v1/models").headers
         assert provider.calls[PATH] == 3
+    asyncio.run(cache.aclose())
+
+
+def test_lists_of_the_sync_twin(http: Any) -> None:
+    """They are looked up text by text as well."""
+    cache = Cache()
+    with SimulatedProvider() as provider, http.Client(base_url=provider.origin) as plain:
+        expected = plain.post(EMBED, json={"model": "small", "input": TEXTS})
+        client = cache.wrap(plain)
+        for given in (TEXTS[:1], TEXTS):
+            answer = client.post(EMBED, json={"model": "small", "input": given})
+        assert answer.json() == expected.json()
+        assert status(answer).reason == "partial: 1 of 3"
+        assert [request["input"] for request in provider.requests] == [TEXTS, TEXTS[:1], TEXTS[1:]]
     asyncio.run(cache.aclose())
 
 

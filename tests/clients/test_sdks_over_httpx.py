@@ -16,6 +16,7 @@ import openai
 import pytest
 from anthropic.types import Message
 from groq.types.chat import ChatCompletion as GroqCompletion
+from langchain_openai import ChatOpenAI
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 from mistralai.client.models import ChatCompletionResponse
@@ -206,6 +207,27 @@ async def test_an_error(sdk: SDK, provider: SimulatedProvider, cache: Cache) -> 
     assert calls(provider) == 2
 
 
+async def test_langchain(provider: SimulatedProvider, cache: Cache) -> None:
+    """`ChatOpenAI` with such a client: a miss, a hit, a stream and an error. Its messages have an id for each run."""
+    async with httpx.AsyncClient(transport=AsyncCacheTransport(cache)) as http:
+        under: Any = {"model": "gpt-4o", "base_url": provider.base_url, "api_key": "k", "max_retries": 0}
+        llm = ChatOpenAI(**under, http_async_client=http)
+        miss, hit = [(await llm.ainvoke("Capital?")).model_dump(exclude={"id"}) for _ in range(2)]
+        assert hit == miss
+        live, again = [
+            [chunk.model_dump(exclude={"id"}) async for chunk in llm.astream("Capital?", seed=1)] for _ in range(2)
+        ]
+        assert len(live) > 3
+        assert again == live
+        assert (calls(provider), cache.stats.stored) == (2, 2)
+        provider.fail_next(429, headers={"retry-after-ms": "7"})
+        with pytest.raises(openai.RateLimitError) as caught:
+            await llm.ainvoke("Capital?", seed=2)
+        assert caught.value.response.headers["retry-after-ms"] == "7"
+        assert (await llm.ainvoke("Capital?", seed=2)).content
+    assert (calls(provider), cache.stats.stored) == (4, 3)
+
+
 async def test_an_sdk_tries_again(provider: SimulatedProvider, cache: Cache) -> None:
     """Its retries see the provider's failures, and what comes of them is kept."""
     async with httpx2.AsyncClient(transport=AsyncCacheTransport(cache)) as http:
@@ -232,13 +254,15 @@ async def test_controls_through_an_sdk(provider: SimulatedProvider, cache: Cache
 
 
 async def test_embeddings(provider: SimulatedProvider, cache: Cache) -> None:
-    """As the SDK asks for them, in base64."""
+    """As the SDK asks for them, in base64; text by text."""
     async with httpx2.AsyncClient(transport=AsyncCacheTransport(cache)) as http:
         client = openai.AsyncOpenAI(api_key="k", base_url=provider.base_url, max_retries=0, http_client=http)
         miss, hit = [await client.embeddings.create(model="text-embedding-3-small", input=["a", "b"]) for _ in "12"]
+        mixed = await client.embeddings.create(model="text-embedding-3-small", input=["c", "b"])
     assert type(hit) is CreateEmbeddingResponse
     assert hit == miss
-    assert calls(provider) == 1
+    assert mixed.data[1] == hit.data[1]
+    assert [request["input"] for request in provider.requests] == [["a", "b"], ["c"]]
 
 
 def test_a_sync_sdk() -> None:

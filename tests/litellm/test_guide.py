@@ -7,20 +7,30 @@ environment, as its users tell it of a proxy.
 from __future__ import annotations
 
 import asyncio
+import json
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import litellm
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from asynccache import Cache
 from asynccache.clients.litellm import LiteLLMCache
 from asynccache.testing.provider import SimulatedProvider
 
 if TYPE_CHECKING:
+    from tests.servers.azurite import AzuriteServer
+    from tests.servers.gcs import GcsServer
     from tests.servers.redis import RedisServer
+    from tests.servers.s3 import S3Server
 
 pytestmark = pytest.mark.filterwarnings("default")  # LiteLLM's own warnings are its business
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -200,6 +210,117 @@ def test_cluster(run: Run, redis_cluster: Any, provider: SimulatedProvider) -> N
         litellm.completion(model="gpt-4o", messages=HELLO)
     assert litellm.cache.type == "redis_cluster"
     assert litellm.cache.stats.hits == 1
+
+
+def test_s3_cache(run: Run, s3_server: S3Server, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket is a new one, and where it is the environment says, as to any program that uses S3."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
+    bucket = s3_server.new_bucket()
+    snippet = """
+        import litellm
+        from asynccache.clients.litellm import LiteLLMCache as Cache
+        litellm.cache = Cache(
+            type="s3",
+            s3_bucket_name="litellm-cache",
+            s3_region_name="us-west-2",
+            s3_aws_access_key_id="your-access-key",
+            s3_aws_secret_access_key="your-secret-key",
+            s3_path="cache/"
+        )
+    """
+    for _ in range(2):
+        run(snippet, instead={"litellm-cache": bucket})
+        litellm.completion(model="gpt-4o", messages=HELLO)
+    assert (litellm.cache.type, litellm.cache.stats.hits, calls(provider)) == ("s3", 1, 1)
+    with urlopen(f"{s3_server.url}/{bucket}?list-type=2") as listing:
+        assert b"<Key>cache/" in listing.read()
+
+
+class Tokens(BaseHTTPRequestHandler):
+    """Google's token endpoint: whoever asks gets one."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"access_token": "token", "expires_in": 3600}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """It says nothing of it."""
+
+
+@pytest.fixture
+def service_account(tmp_path: Path) -> Iterator[Path]:
+    """A service account's file, as Google hands it out, whose tokens come from loopback."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        file = tmp_path / "service-account.json"
+        facts = {"type": "service_account", "client_email": "a@b.example", "private_key": pem, "project_id": "p"}
+        file.write_text(json.dumps({**facts, "token_uri": f"http://127.0.0.1:{server.server_port}/token"}))
+        yield file
+        server.shutdown()
+        thread.join()
+
+
+def test_gcs_cache(
+    run: Run,
+    gcs_server: GcsServer,
+    service_account: Path,
+    provider: SimulatedProvider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bucket is a new one; where it is the environment says, as Google's own libraries have it."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
+    bucket = gcs_server.new_bucket()
+    snippet = """
+        import litellm
+        from asynccache.clients.litellm import LiteLLMCache as Cache
+        litellm.cache = Cache(
+            type="gcs",
+            gcs_bucket_name="litellm-cache",
+            gcs_path_service_account="/path/to/service-account.json",
+            gcs_path="cache/"
+        )
+    """
+    for _ in range(2):
+        run(snippet, instead={"litellm-cache": bucket, "/path/to/service-account.json": str(service_account)})
+        litellm.completion(model="gpt-4o", messages=HELLO)
+    assert (litellm.cache.type, litellm.cache.stats.hits, calls(provider)) == ("gcs", 1, 1)
+    with urlopen(f"{gcs_server.url}/storage/v1/b/{bucket}/o") as listing:
+        assert {item["name"].partition("/")[0] for item in json.load(listing)["items"]} == {"cache"}
+
+
+def test_azure_blob_cache(run: Run, azurite: AzuriteServer, provider: SimulatedProvider) -> None:
+    """The account is the emulator's. Its URL brings a signature, where the guide's account has an identity."""
+    from azure.storage.blob import ContainerClient, generate_container_sas
+
+    container = azurite.new_container()
+    end = datetime.now(UTC) + timedelta(hours=1)
+    signature = generate_container_sas(azurite.account, container, azurite.key, permission="rwdl", expiry=end)
+    snippet = """
+        import litellm
+        from asynccache.clients.litellm import LiteLLMCache as Cache
+        litellm.cache = Cache(
+            type="azure_blob",
+            azure_account_url="https://myaccount.blob.core.windows.net",
+            azure_blob_container="litellm-cache"
+        )
+    """
+    there = {"https://myaccount.blob.core.windows.net": f"{azurite.url}?{signature}", "litellm-cache": container}
+    for _ in range(2):
+        run(snippet, instead=there)
+        litellm.completion(model="gpt-4o", messages=HELLO)
+    assert (litellm.cache.type, litellm.cache.stats.hits, calls(provider)) == ("azure_blob", 1, 1)
+    with ContainerClient.from_connection_string(azurite.connection_string, container) as client:
+        assert list(client.list_blob_names())
 
 
 def test_cache_control(run: Run, provider: SimulatedProvider) -> None:
