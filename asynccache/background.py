@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from asynccache.model import CacheKey, CompletionStream, Entry, Request, Response
+from asynccache.model import CacheKey, CompletionStream, Entry, Outgoing, Request, Response
 from asynccache.protocols import Handler
 from asynccache.stats import Stats
 from asynccache.streams import close
@@ -134,6 +134,8 @@ def _own(request: Request) -> Request:
         source = (read, *source[1:])
     again = Request(params, request.directives, request.target)
     again.key = CacheKey(key.digest, (key.scope, key.text), source)
+    if (outgoing := request.find(Outgoing)) is not None:
+        again.attach(outgoing)
     return again
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from asynccache import config, directives, epochs, key_builders, keys
+from asynccache.cache_aside import CacheAside
 from asynccache.call_types import CALL_TYPES
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
@@ -29,7 +30,9 @@ from asynccache.protocols import AsyncCacheBackend, Clock, Leases, Stage, Suppor
 from asynccache.stages.build_key import BuildKey
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
-from asynccache.sync import LoopThread, on_callers_thread
+from asynccache.streams import AnswerStream
+from asynccache.sync import LoopThread
+from asynccache.sync_streams import SyncAnswerStream, driven
 from asynccache.targets import binder, by_name, function_target, is_async, same_function, takes_anything
 from asynccache.write_behind import WriteBehind
 
@@ -80,6 +83,8 @@ class Cache:
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
         self.stats = Stats()
         """Counters, as plain integers."""
+        self.observers = tuple(policy.observers)
+        """Who is told of every finished call."""
         self._own = backend is None
         self._tier = config.backend_type(type or "memory", options) if backend is None else _tier(backend)
         self.backend = config.build_backend(self._tier, options) if backend is None else guarded(backend)
@@ -94,6 +99,7 @@ class Cache:
         )
         self._fixed: frozenset[str] = frozenset()
         self._writes = Writes()
+        self._clock = clock
         max_age = directives.seconds(policy.epoch_max_age, "epoch_max_age")
         self._epochs = Epochs(getattr(self.backend, "far", self.backend), clock=clock, max_age=max_age)
         self._loop_thread = LoopThread()
@@ -148,6 +154,15 @@ class Cache:
     def namespace(self) -> str:
         return self._defaults.namespace
 
+    @property
+    def mode(self) -> CacheMode:
+        return CacheMode.default_on if self._defaults.enabled else CacheMode.default_off
+
+    @property
+    def tier(self) -> str:
+        """The backend's name, as in `status(answer).tier`."""
+        return self._tier
+
     # -- wrapping -------------------------------------------------------------------------------------
 
     def wrap(self, target: T, *, call_type: str | None = None, returns: Any = _UNSET, name: str | None = None) -> T:
@@ -179,7 +194,7 @@ class Cache:
     ) -> Callable[..., Any]:
         run = by_name(function)
         is_sync = not is_async(function)
-        call = on_callers_thread(run) if is_sync else run
+        call = driven(run) if is_sync else run
         options: dict[str, Any] = {"name": name} if returns is _UNSET else {"name": name, "returns": returns}
         chosen = None if call_type is None else CALL_TYPES[call_type]
         target = function_target(function, call, call_type=chosen, **options)
@@ -237,10 +252,29 @@ class Cache:
         return call
 
     def as_sync(self, function: Callable[..., Any], wrapped: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """What `around` made of a sync function's target (see `on_callers_thread`), as a sync function."""
-        call: Callable[..., Any] = self._loop_thread.sync(function, wrapped)
+        """What `around` made of a sync function's target (see `driven`), as a sync function, whose streams are sync
+        iterators."""
+        answer = self._loop_thread.sync(function, wrapped)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found = answer(*args, **kwargs)
+            return SyncAnswerStream(self, found) if isinstance(found, AnswerStream) else found
+
         call.__asynccache_targets__ = getattr(wrapped, "__asynccache_targets__", None)  # type: ignore[attr-defined]
         return call
+
+    def aside(self) -> CacheAside:
+        """Reading and writing apart, for adapters of frameworks that make their calls themselves."""
+        return CacheAside(
+            self._stages,
+            directives=self._asked,
+            key=self._key_of,
+            supports=self._supports,
+            as_sync=self.as_sync,
+            stats=self.stats,
+            clock=self._clock,
+        )
 
     def _supports(self, target: Target) -> bool:
         return self._supported is None or target.call_type.name in self._supported
@@ -280,7 +314,8 @@ class Cache:
         """The key under which a call with these arguments is kept.
 
         target: the wrapped function or method the call would go through; None: a chat completion.
-        Hooks do not run: give the arguments as they are after them.
+        Hooks do not run: give the arguments as they are after them. What is asked about several things in one call,
+        such as embeddings of several texts, is kept under the key of a call about each.
         Raises ConfigError when an argument has no stable value to build a key from, when the `key_builder` fails,
         and when it is async while an event loop is running: then `status(answer).key` has the key of a call.
         """
@@ -289,9 +324,18 @@ class Cache:
     def _key(self, target: Callable[..., Any] | None, request: Mapping[str, Any]) -> CacheKey:
         params = dict(request)
         control = params.pop("cache", None)
-        wanted = self._defaults if control is None else directives.parse(control, self._defaults, self._fixed)
+        return self._key_of(params, self._target(target, params), self._asked(control))
+
+    def _asked(self, control: Any) -> Directives:
+        return directives.parse(control, self._defaults, self._fixed)
+
+    def _key_of(self, params: Mapping[str, Any], target: Target, wanted: Directives) -> CacheKey:
+        parts = target.call_type.parts
+        split = None if parts is None else parts.split(params)
+        if parts is not None and split is not None and len(split.things) == 1:
+            params = parts.alone(params, split.things[0])  # as which it is kept
         try:
-            return key_builders.finished(self._build(params, self._target(target, params), wanted, files=True))
+            return key_builders.finished(self._build(params, target, wanted, files=True))
         except Unkeyable as error:
             raise ConfigError(f"no key can be built: {error}") from error
 

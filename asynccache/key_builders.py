@@ -257,7 +257,7 @@ class ComposedBuilder:
         read: Mapping[str, Any] = {**target.fill, **params}
         for reading in self._readings:
             read = reading.key_arguments(read)
-        return read
+        return read if target.reads is None else target.reads(read)
 
     def _make(
         self, params: Mapping[str, Any], target: Target, directives: Directives, files: bool

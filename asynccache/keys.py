@@ -119,7 +119,7 @@ def build_key(params: Mapping[str, Any], target: Target, directives: Directives,
         silent = inert(target)
         kept = {name: value for name, value in params.items() if name not in silent}
         plain = _READ_FOR_MORE.isdisjoint(params)
-    if plain and (not target.fill or target.fill.keys() <= kept.keys()):
+    if plain and target.reads is None and (not target.fill or target.fill.keys() <= kept.keys()):
         try:
             if _plain_arguments(kept) or ((kept := _whole(kept)) and _plain_arguments(kept)):
                 data = dumps(kept, None, OPT_SORT_KEYS)
@@ -202,7 +202,10 @@ def tree_of(params: Mapping[str, Any], target: Target, *, files: bool = False) -
 def _tree(params: Mapping[str, Any], target: Target, reader: Reader) -> dict[str, Any]:
     turns, silent = target.call_type.turns, inert(target)
     tree: dict[str, Any] = {}
-    for name, value in {**target.fill, **params}.items():
+    given: Mapping[str, Any] = {**target.fill, **params}
+    if target.reads is not None:
+        given = target.reads(given)
+    for name, value in given.items():
         if name in silent or target.absent.get(name, _MISSING) is value or is_sentinel(value):
             continue
         try:

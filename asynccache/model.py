@@ -24,6 +24,8 @@ Outcome = Literal["hit", "miss", "stale", "coalesced", "semantic", "bypass"]
 Views = Callable[..., tuple[str, str]]
 KeepOut = Callable[[Mapping[str, Any]], str]
 
+Change = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
 KEY_VERSION = "asynccache/1"
 """Goes up when the material of keys changes: entries under older keys are then never found."""
 
@@ -112,6 +114,40 @@ class Entry:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Why an answer stored for another wording serves.
+
+    question:   the text that the answer was stored for. digest: its key's.
+    similarity: cosine of the two texts' embeddings, from -1 to 1.
+    layer:      who decided: "threshold", "guards", "scorer", "verifier", "budget", …
+    score:      the probability that the answer is right; the similarity, where nothing better is known.
+    reasons:    what each layer said, in words.
+    """
+
+    question: str
+    digest: str
+    similarity: float
+    layer: str
+    score: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour(Entry):
+    """An entry of another key, whose question means the same.
+
+    match: why it serves.
+    next:  the next best, for one who may not serve this one (it is invalidated, or too old); None when there is none.
+           Told whether this one is over for good, which takes it away. Raises BackendError.
+    """
+
+    match: Match = field(kw_only=True)
+    next: Callable[[bool], Awaitable[Neighbour | None]] | None = field(
+        default=None, kw_only=True, compare=False, repr=False
+    )
+
+
 class _Draft:
     """An entry that is being made: what may be set has the same layout."""
 
@@ -192,10 +228,9 @@ class CacheStatus:
     age:        seconds since the call that produced the answer; 0 for a new one.
     ttl:        seconds it will stay fresh, counted from this answer; None: no end, or not stored.
     similarity: of the prompt that was matched; 1.0 unless the outcome is "semantic".
+    match:      what was matched, and who decided that it serves; None unless the outcome is "semantic".
     stored:     whether this very answer was written to the cache, or came from it.
     """
-
-    similarity: float = 1.0
 
     def __init__(
         self,
@@ -214,6 +249,19 @@ class CacheStatus:
         self.entry = entry
         self.now = now
         self.stored = stored
+
+    @property
+    def match(self) -> Match | None:
+        return self.entry.match if isinstance(self.entry, Neighbour) else None
+
+    @property
+    def similarity(self) -> float:
+        return 1.0 if self.match is None else self.match.similarity
+
+    @property
+    def layer(self) -> str:
+        """Who decided that the matched answer serves; "" unless the outcome is "semantic"."""
+        return "" if self.match is None else self.match.layer
 
     @property
     def age(self) -> float:
@@ -264,6 +312,19 @@ class Target:
         object.__setattr__(self, "head", head)
 
 
+class Outgoing:
+    """What is to be done to the arguments of a call just before it goes to the upstream; see `Request.before_call`."""
+
+    def __init__(self, changes: tuple[Change, ...]) -> None:
+        self.changes = changes
+
+    async def of(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments as they are to be sent."""
+        for change in self.changes:
+            params = await change(params)
+        return params
+
+
 class Request:
     """One trip through the pipeline; owned by one task; mutable.
 
@@ -310,6 +371,13 @@ class Request:
         """Leave a value for a later stage, under its type."""
         self._attached[type(value)] = value
 
+    def before_call(self, change: Change) -> None:
+        """Let this have the arguments just before the upstream is called, if it is: a function that gives others, and
+        leaves those that it is given as they are. The key does not see what it does, so it must not change the answer.
+        Calls that are made for several requests together (of embeddings) go without."""
+        before = self.find(Outgoing)
+        self.attach(Outgoing((*(() if before is None else before.changes), change)))
+
     def find(self, kind: type[T]) -> T | None:
         """The value of that type which an earlier stage attached, or None."""
         return self._attached.get(kind)
@@ -321,12 +389,13 @@ class Completion:
     value: this caller's own: every caller's is decoded anew, so nobody can change another's.
     entry: the bytes it came from, or was made into; None when it cannot be kept.
 
-    A post-cache hook may call `tag()` and `veto()`; they matter while the answer has not been stored
+    A post-cache hook may call `tag()`, `note()` and `veto()`; they matter while the answer has not been stored
     yet, and not on a hit.
     """
 
     tags: tuple[str, ...] = ()
     refusal: str = ""
+    notes: Mapping[str, Any] = {}
     hooked: bool = False
 
     def __init__(self, status: CacheStatus, value: Any, entry: Entry | None = None) -> None:
@@ -337,6 +406,10 @@ class Completion:
     def tag(self, *tags: str) -> None:
         """Add tags to what will be stored."""
         self.tags += tags
+
+    def note(self, **facts: Any) -> None:
+        """Add facts (what JSON has) to what will be stored, under `metadata` in `Entry.meta`."""
+        self.notes = {**self.notes, **facts}
 
     def veto(self, reason: str = "veto") -> None:
         """Keep this answer out of the cache; counted under `reason`."""
@@ -351,6 +424,7 @@ class CompletionStream:
 
     tags: tuple[str, ...] = ()
     refusal: str = ""
+    notes: Mapping[str, Any] = {}
     hooked: bool = False
 
     def __init__(self, status: CacheStatus, chunks: AsyncIterator[Any], source: Any = None) -> None:
@@ -361,6 +435,10 @@ class CompletionStream:
     def tag(self, *tags: str) -> None:
         """Add tags to what will be stored when the stream has ended cleanly."""
         self.tags += tags
+
+    def note(self, **facts: Any) -> None:
+        """Add facts (what JSON has) to what will be stored, under `metadata` in `Entry.meta`."""
+        self.notes = {**self.notes, **facts}
 
     def veto(self, reason: str = "veto") -> None:
         """Keep this answer out of the cache; counted under `reason`."""

@@ -303,6 +303,149 @@ def test_closing_waits_for_calls_under_way() -> None:
     assert not ours()
 
 
+# -- streams ------------------------------------------------------------------------------------------
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chunk(text: str, *, finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+def test_a_sync_stream() -> None:
+    """A generator is recorded as it is read, and comes again as a sync iterator; both have their status."""
+    calls = []
+
+    def complete(messages: list[Any], stream: bool = False) -> Any:
+        calls.append(stream)
+        yield from (chunk("Hel"), chunk("lo", finish="stop"))
+
+    cache = Cache()
+    call = cache.wrap(complete)
+    miss = call(HELLO, stream=True)
+    first = list(miss)
+    hit = call(HELLO, stream=True)
+    assert first == list(hit) == [chunk("Hel"), chunk("lo", finish="stop")]
+    assert [status(stream).outcome for stream in (miss, hit)] == ["miss", "hit"]
+    assert iter(hit) is hit
+    assert next(hit, "over") == "over"
+    hit.close()
+    hit.close()
+    assert calls == [True]
+    closing(cache)
+
+
+def test_a_sync_stream_of_a_whole_answer() -> None:
+    """What was answered whole comes as a sync stream, and a recorded stream as a whole answer."""
+    calls = []
+
+    def complete(messages: list[Any], stream: bool = False, seed: int = 0) -> Any:
+        calls.append((stream, seed))
+        if stream:
+            return iter([chunk("Hel"), chunk("lo", finish="stop")])
+        message = {"role": "assistant", "content": "Hello"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+    cache = Cache()
+    call = cache.wrap(complete)
+    whole = call(HELLO)
+    with call(HELLO, stream=True) as stream:
+        assert status(stream).outcome == "hit"
+        said = [piece["choices"][0]["delta"].get("content") or "" for piece in stream]
+    assert "".join(said) == whole["choices"][0]["message"]["content"]
+
+    assert len(list(call(HELLO, stream=True, seed=1))) == 2
+    again = call(HELLO, seed=1)
+    assert (status(again).outcome, again["choices"][0]["message"]["content"]) == ("hit", "Hello")
+    assert calls == [(False, 0), (True, 1)]
+    closing(cache)
+
+
+def test_a_sync_streams_own_thread_and_context() -> None:
+    """All of a generator runs on one thread, in one context, which its caller's was copied for."""
+    name = contextvars.ContextVar("name", default="")
+    seen = []
+
+    def count(stream: bool) -> Any:
+        token = name.set(name.get() + "!")
+        try:
+            for n in range(3):
+                seen.append((threading.get_ident(), name.get()))
+                yield n
+        finally:
+            seen.append((threading.get_ident(), name.get()))
+            name.reset(token)
+
+    cache = Cache()
+    name.set("ann")
+    assert list(cache.wrap(count)(stream=True)) == [0, 1, 2]
+    assert len(set(seen)) == 1
+    assert seen[0][1] == "ann!"
+    assert name.get() == "ann"
+    closing(cache)
+
+
+def test_a_sync_stream_that_is_left() -> None:
+    """The generator is closed, and nothing is stored. So it is when it raises, upon which its reader gets that."""
+    closed, error = threading.Event(), KeyError("no")
+
+    def count(n: int, stream: bool) -> Any:
+        try:
+            yield from range(n)
+            raise error
+        finally:
+            closed.set()
+
+    cache = Cache(max_entry_bytes=100)
+    call = cache.wrap(count)
+    with call(10**9, stream=True) as stream:
+        assert next(stream) == 0
+    assert closed.wait(30)
+    failing = call(3, stream=True)
+    with pytest.raises(KeyError) as raised:
+        list(failing)
+    assert raised.value is error
+    assert cache.stats.stored == 0
+    closing(cache)
+
+
+def test_many_sync_streams_within_each_other() -> None:
+    """Fifty threads each read a stream that reads another one, and none waits for the others."""
+    cache = Cache()
+    barrier = threading.Barrier(50)
+
+    def inner(n: int, stream: bool) -> Any:
+        barrier.wait(30)
+        yield n
+        yield -n
+
+    cached = cache.wrap(inner)
+
+    def outer(n: int, stream: bool) -> Any:
+        for said in cached(n, stream=True):
+            yield said * 2
+
+    call = cache.wrap(outer)
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(lambda n: list(call(n, stream=True)), range(50))) == [[n * 2, n * -2] for n in range(50)]
+    closing(cache)
+
+
+def test_an_iterator_that_is_no_stream() -> None:
+    """What a call without `stream` returns is passed on as it is: it may be an open file."""
+    given = iter([1, 2])
+
+    def opened(name: str) -> Any:
+        return given if name else None
+
+    cache = Cache()
+    assert cache.wrap(opened)("a") is given
+    assert cache.stats.reject_reasons == {"answer-type": 1}
+    closing(cache)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_closing_over_a_backend_that_listens() -> None:
     """A call that ends while the cache is closed opens the news of changes again; closing ends it again."""

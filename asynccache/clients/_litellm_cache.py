@@ -7,37 +7,29 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from re import compile as pattern
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import orjson
 from litellm.types.caching import EMBEDDING_CACHE_FORMAT_VERSION
 
-from asynccache import config, directives, key_builders
+from asynccache import config
 from asynccache.answers import JSONAnswers
 from asynccache.cache import Cache
 from asynccache.call_types import ALIASES, CALL_TYPES
 from asynccache.clients import _litellm_calls as calls
-from asynccache.epochs import invalidated_since, scopes, tags
-from asynccache.errors import BackendError, ConfigError, NotCached
+from asynccache.clients._litellm_answers import MARK
+from asynccache.errors import BackendError, ConfigError
 from asynccache.keys import digest_of_text
-from asynccache.material import Unkeyable
-from asynccache.model import CacheKey, CacheStatus, Completion, Directives, Request, Response
-from asynccache.pipeline import compose
-from asynccache.protocols import Handler, Parts, Stage
-from asynccache.stages.build_key import BuildKey
-from asynccache.stages.elements import Elements
-from asynccache.stages.hooks import Hooks
-from asynccache.stages.store import Store
+from asynccache.model import CacheKey, Completion, Entry, Request
 from asynccache.stats import Stats
 
 logger = logging.getLogger("asynccache")
 
 _DIGEST = pattern("[0-9a-f]{64}").fullmatch
 _UNDER_WAY = 10_000
-_TEXTS = cast(Parts, CALL_TYPES["embedding"].parts)
 
 
 class LiteLLMCache:
@@ -86,33 +78,19 @@ class LiteLLMCache:
             _seed(options)
         self.handle: Cache = Cache(type=type or "local", **options) if cache is None else cache
         """The cache itself: `bind`, `invalidate`, `explain`, `wrap`, …"""
-        self.type = "local" if self.handle._tier == "memory" else self.handle._tier
+        self.type = "local" if self.handle.tier == "memory" else self.handle.tier
         """The type of the backend, by LiteLLM's name."""
         self.supported_call_types: list[str] | None = supported_call_types
         """May be set."""
         self.max_messages = max_messages
         """May be set."""
+        self._aside = self.handle.aside()
         self._calls = calls.Targets(_Stored())
-        self._chain(self.handle._stages)
         self._began: OrderedDict[str, float] = OrderedDict()
-        self._sync_look_up = self.handle.as_sync(_nothing, self._look_up)
-        self._sync_look_up_texts = self.handle.as_sync(_nothing, self._look_up_texts)
-        self._sync_store = self.handle.as_sync(_nothing, self._store)
-        self._sync_delete = self.handle.as_sync(_nothing, self._delete)
-        self._sync_clear = self.handle.as_sync(_nothing, self.handle.clear)
-
-    def _chain(self, stages: Iterable[Stage]) -> None:
-        """Reading and writing apart: what lies between them, LiteLLM does itself."""
-        found: dict[type, Any] = {}
-        for stage in stages:
-            for kind in (Hooks, BuildKey, Elements, Store):
-                if isinstance(stage, kind):
-                    found[kind] = stage
-        lookup, store = cast(Elements, found[Elements]), cast(Store, found[Store])
-        before = [*([found[Hooks]] if Hooks in found else []), _Keyed(found[BuildKey])]
-        self._reading = compose([*before, lookup], _absent)
-        self._writing = compose([*before, store], self._given)
-        self._epochs, self._clock = store._epochs, store._clock
+        self._sync_look_up = self._aside.as_sync(self._look_up)
+        self._sync_store = self._aside.as_sync(self._store)
+        self._sync_delete = self._aside.as_sync(self._delete)
+        self._sync_clear = self._aside.as_sync(self.handle.clear)
 
     # -- as attributes --------------------------------------------------------------------------------
 
@@ -141,7 +119,7 @@ class LiteLLMCache:
 
     @property
     def mode(self) -> str:
-        return "default_on" if self.handle._defaults.enabled else "default_off"
+        return self.handle.mode.value
 
     def supports_async(self) -> bool:
         return True
@@ -150,13 +128,16 @@ class LiteLLMCache:
 
     def get_cache_key(self, **kwargs: Any) -> str:
         """The key of a call with these arguments. What kind of call it is, its arguments tell, or `call_type=`, the
-        name of LiteLLM's function. Empty for a call that is not cached, because no key can be built."""
+        name of LiteLLM's function. Empty when no key can be built; such a call is not cached. Hooks do not run.
+
+        Embeddings of several texts are kept under the key of each text: ask for those (`input="…"`), or for a list of
+        one, which has the same."""
         preset = self.get_preset_cache_key_from_kwargs(**kwargs)
         if preset is not None:
             return preset
         call = self._call(kwargs)
         self._begins(kwargs, call)
-        return _Key.of(call)
+        return _Key.of(call, self._digest(call))
 
     def get_preset_cache_key_from_kwargs(self, **kwargs: Any) -> str | None:
         params = kwargs.get("litellm_params")
@@ -164,8 +145,7 @@ class LiteLLMCache:
 
     def should_use_cache(self, **kwargs: Any) -> bool:
         """Whether such a call is cached: by mode and `max_messages`."""
-        call = self._call(kwargs)
-        return not (call.bypass or call.directives.bypass)
+        return not self._call(kwargs).request.bypass
 
     def _call(self, kwargs: Mapping[str, Any]) -> _Call:
         """What is known of a call. Raises nothing."""
@@ -173,48 +153,50 @@ class LiteLLMCache:
         if isinstance(named, _Key):
             return named.call
         kind = calls.kind_of_call(kwargs)
-        params = calls.arguments(kwargs)
-        asked, bypass = self._asked(kwargs)
+        request = self._request(kind, kwargs)
         turns = kwargs.get("messages") or kwargs.get("input")
         if self.max_messages is not None and isinstance(turns, list) and kind != "embedding":
-            bypass = bypass or ("max-messages" if len(turns) > self.max_messages else "")
+            request.bypass = request.bypass or ("max-messages" if len(turns) > self.max_messages else "")
         if calls.is_inner(kwargs):
-            bypass = bypass or "call-type"
-        call = _Call(kind, params, asked, bypass)
+            request.bypass = request.bypass or "call-type"
+        if kwargs.get("caching") is False:  # of a Router without `cache_responses`, too
+            request.bypass = request.bypass or "caching"
         if named:
-            call.key = self._named(str(named), asked)
-        elif not bypass:
-            call.key = self._key(call)
-        return call
+            request.key = self._named(str(named), request)
+        return _Call(kind, request)
 
-    def _asked(self, kwargs: Mapping[str, Any]) -> tuple[Directives, str]:
+    def _request(self, kind: str, kwargs: Mapping[str, Any]) -> Request:
         control = kwargs.get("cache")
         more: dict[str, Any] = {}
         if isinstance(control, Mapping) and "ttl" not in control and kwargs.get("ttl") is not None:
             more["ttl"] = kwargs["ttl"]
         if (space := calls.namespace(kwargs)) is not None:
             more["namespace"] = space
+        said = {**more, **control} if isinstance(control, Mapping) else more or control
+        target, params = self._calls.of(kind), calls.arguments(kwargs)
         try:
-            said = {**more, **control} if isinstance(control, Mapping) else more or control
-            return directives.parse(said, self.handle._defaults, self.handle._fixed), ""
+            return self._aside.request(target, params, said)
         except ConfigError as error:
             logger.warning("not cached: %s", error)
-            return self.handle._defaults, "cache-control"
+            request = self._aside.request(target, params)
+            request.bypass = "cache-control"
+            return request
 
-    def _key(self, call: _Call) -> CacheKey | None:
-        """None when it cannot be built, or not yet."""
-        target = self._calls.of(call.kind)
+    def _digest(self, call: _Call) -> str:
+        """ "" when no key can be built, or none without waiting for it."""
+        if call.request.digest:
+            return call.request.digest
         try:
-            return key_builders.finished(self.handle._build(call.params, target, call.directives, files=True))
-        except (Unkeyable, ConfigError, OSError):
-            return None  # the pipeline tries again, and says why
+            return self._aside.key(call.request).digest
+        except (ConfigError, OSError):
+            return ""  # the pipeline tries again, and says why
 
-    def _named(self, name: str, asked: Directives) -> CacheKey:
+    def _named(self, name: str, request: Request) -> CacheKey:
         """The key of a call whose caller names it: within its namespace and tenant."""
-        return CacheKey(digest_of_text(name, self._calls.of(calls.NAMED), asked))
+        return CacheKey(digest_of_text(name, self._calls.of(calls.NAMED), request.directives))
 
     def _begins(self, kwargs: Mapping[str, Any], call: _Call) -> None:
-        call.began = self._clock()
+        call.began = self._aside.now()
         if isinstance(identity := kwargs.get("litellm_call_id"), str):
             self._began[identity] = call.began
             self._began.move_to_end(identity)
@@ -229,8 +211,6 @@ class LiteLLMCache:
         try:
             call = self._call(kwargs)
             self._begins(kwargs, call)
-            if call.kind == "embedding" and (alone := self._apart(call)) is not None:
-                return self._sync_look_up_texts(call, alone)
             return self._sync_look_up(call)
         except Exception as error:  # a cache that fails must not fail the call
             return self._failed(error)
@@ -247,47 +227,15 @@ class LiteLLMCache:
         return _embedding(found) if call.kind == "embedding" else found
 
     async def _look_up(self, call: _Call) -> Any:
-        try:
-            response = await self._reading(self._request(_of_cache_only(call)))
-        except NotCached:
-            return None
+        response = await self._aside.read(call.request)
         return response.value if isinstance(response, Completion) else None
-
-    async def _look_up_texts(self, call: _Call, alone: list[_Call]) -> Any:
-        """The answer about all of them; None unless each is there."""
-        answers = [await self._look_up(one) for one in alone]
-        if any(answer is None for answer in answers):
-            return None
-        split = _TEXTS.split(call.params)
-        places = range(len(alone)) if split is None else split.places
-        return _TEXTS.unite(answers, list(places), 0)
-
-    def _apart(self, call: _Call, *, each: bool = False) -> list[_Call] | None:
-        """Calls about one text of this one each; None when it is about one. `each`: equal texts are not one."""
-        split = _TEXTS.split(call.params)
-        if split is None or call.bypass:
-            return None
-        things = [split.things[place] for place in split.places] if each else split.things
-        found = []
-        for thing in things:
-            one = _Call(call.kind, _TEXTS.alone(call.params, thing), call.directives, call.bypass, began=call.began)
-            one.key = self._key(one)
-            found.append(one)
-        return found
-
-    def _request(self, call: _Call) -> Request:
-        request = Request(call.params, call.directives, self._calls.of(call.kind))
-        request.bypass = request.bypass or call.bypass
-        request.attach(call)
-        return request
 
     # -- writing --------------------------------------------------------------------------------------
 
     def add_cache(self, result: Any, **kwargs: Any) -> None:
         """Keep what this call was answered."""
         try:
-            call = self._answered(kwargs)
-            self._sync_store(call, _json(result))
+            self._sync_store(self._answered(kwargs), _json(result))
         except Exception as error:  # as above
             self._failed(error, writing=True)
 
@@ -308,33 +256,8 @@ class LiteLLMCache:
             call.began = self._began.get(str(kwargs.get("litellm_call_id")))
         return call
 
-    async def _store(self, call: _Call, body: bytes) -> None:
-        alone = self._apart(call, each=True) if call.kind == "embedding" else None
-        if alone is None:
-            await self._store_one(call, body)
-            return
-        answers = _TEXTS.divide(orjson.loads(body), [one.params for one in alone])
-        # A text that is there twice is kept once, where its key is known by now.
-        each = {one.key or id(one): (one, answer) for one, answer in zip(alone, answers, strict=True)}
-        await asyncio.gather(*(self._store_one(one, orjson.dumps(answer)) for one, answer in each.values()))
-
-    async def _store_one(self, call: _Call, body: bytes) -> None:
-        request = self._request(call)
-        request.attach(_Answer(body))
-        await self._writing(request)
-
-    async def _given(self, request: Request) -> Response:
-        """In the upstream's place: the answer that LiteLLM has got."""
-        answer, call = request.find(_Answer), request.find(_Call)
-        assert answer is not None
-        response = Completion(CacheStatus("miss", key=request.digest), answer.body)
-        if call is not None and call.began is not None and not request.bypass:
-            asked = request.directives
-            with suppress(BackendError):  # then nothing will be written anyway
-                numbers = await self._epochs.read([*scopes(asked), *tags(asked, asked.tags)])
-                if invalidated_since(numbers, call.began):
-                    response.veto("invalidated")
-        return response
+    async def _store(self, call: _Call, answer: Any) -> None:
+        await self._aside.write(call.request, answer, call.began)
 
     def _failed(self, error: Exception, *, writing: bool = False) -> None:
         if isinstance(error, BackendError):
@@ -362,8 +285,9 @@ class LiteLLMCache:
         return sum(await asyncio.gather(*map(self._delete, keys)))
 
     async def _delete(self, key: str) -> bool:
-        digest = key if _DIGEST(key) else self._named(key, self.handle._defaults).digest
-        return await self.handle.delete(str(digest))
+        if not _DIGEST(key):
+            key = self._named(key, self._aside.request(self._calls.of(calls.NAMED), {})).digest
+        return await self.handle.delete(str(key))
 
     async def invalidate(self, *names: str, soft: bool = False) -> None:
         """As with `Cache.invalidate`."""
@@ -403,16 +327,8 @@ class _Call:
     """
 
     kind: str
-    params: dict[str, Any]
-    directives: Directives
-    bypass: str = ""
-    key: CacheKey | None = None
-    began: float | None = field(default=None, kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    body: bytes
+    request: Request
+    began: float | None = None
 
 
 class _Key(str):
@@ -421,8 +337,8 @@ class _Key(str):
     call: _Call
 
     @classmethod
-    def of(cls, call: _Call) -> Self:
-        key = cls("" if call.key is None else call.key.digest)
+    def of(cls, call: _Call, digest: str) -> Self:
+        key = cls(digest)
         key.call = call
         return key
 
@@ -433,50 +349,24 @@ class _Key(str):
         return self
 
 
-class _Keyed:
-    """Takes the key that a call has; else builds it."""
-
-    def __init__(self, build: BuildKey) -> None:
-        self._build = build
-
-    def __call__(self, request: Request, call_next: Handler, /) -> Any:
-        call = request.find(_Call)
-        target = request.target
-        if call is None or call.key is None or request.bypass:
-            return self._build(request, call_next)
-        if target.keep_out is not None:
-            request.bypass = target.keep_out(request.params)
-        request.key = call.key
-        return call_next(request)
-
-
 class _Stored(JSONAnswers):
     """Answers that LiteLLM has made JSON of."""
 
     def encode(self, value: Any) -> tuple[bytes, dict[str, Any]]:
-        return value, {}
+        return orjson.dumps(value), {}
+
+    def decode(self, entry: Entry) -> Any:
+        answer = super().decode(entry)
+        if isinstance(answer, dict):
+            answer.pop(MARK, None)  # `wrap` has kept it
+        return answer
 
 
-async def _absent(request: Request) -> Response:
-    raise NotCached(request.bypass or "absent")
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """On the cache's own thread, where a hook may call LiteLLM: there the cache keeps out."""
-
-
-def _of_cache_only(call: _Call) -> _Call:
-    """The same call, without an upstream."""
-    return replace(call, directives=replace(call.directives, only_if_cached=True))
-
-
-def _json(result: Any) -> bytes:
-    """An answer, as LiteLLM hands it over. Raises TypeError for what is none."""
-    if isinstance(result, str):
-        return result.encode()
+def _json(result: Any) -> Any:
+    """An answer, as LiteLLM hands it over. Raises TypeError or ValueError for what is none."""
     if callable(dump := getattr(result, "model_dump_json", None)):
-        return cast(str, dump()).encode()
-    return orjson.dumps(result)
+        result = dump()
+    return orjson.loads(result if isinstance(result, str) else orjson.dumps(result))
 
 
 def _embedding(found: Any) -> dict[str, Any] | None:
@@ -484,6 +374,8 @@ def _embedding(found: Any) -> dict[str, Any] | None:
     if not isinstance(found, Mapping):
         return None
     vectors, usage = found.get("data") or [{}], found.get("usage") or {}
+    if len(vectors) != 1:  # LiteLLM asks for each text alone
+        return None
     return {
         "embedding": vectors[0].get("embedding"),
         "index": 0,

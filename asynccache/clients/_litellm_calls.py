@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import litellm
 from litellm.types.utils import all_litellm_params
 
 from asynccache.call_types import CALL_TYPES
+from asynccache.call_types.transcription import by_content
 from asynccache.keys import INERT
 from asynccache.model import Target
 from asynccache.protocols import Answers
@@ -178,10 +180,22 @@ def arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         found["model"] = {"model_group": group} if shared is None else {"caching_group": shared}
     if _function(kwargs) == "rerank":
         found.setdefault("return_documents", True)  # its own default, which its async twin has not
-    if "file" in found and (checksum := _first(said, "file_checksum")) is not None:
-        # LiteLLM has read the file, which by the time of writing stands at its end.
-        found["file"] = {"sha256": checksum}
+    if "file" in found:
+        found["file"] = _file(found["file"], _first(said, "file_checksum"))
     return found
+
+
+def _file(given: Any, checksum: str | None) -> Any:
+    """A file by its content. One that is open stands elsewhere when LiteLLM has read it: then by the checksum that
+    LiteLLM has made before."""
+    file = by_content(given)
+    if isinstance(file, bytes | os.PathLike) or not hasattr(file, "read"):
+        return file
+    if checksum is None:
+        from litellm.litellm_core_utils.audio_utils.utils import get_audio_file_content_hash
+
+        checksum = get_audio_file_content_hash(given)
+    return {"sha256": checksum}
 
 
 def namespace(kwargs: Mapping[str, Any]) -> Any:

@@ -23,9 +23,9 @@ from typing import Any
 
 import orjson
 
-from asynccache.clients._sync_streams import Pulled
 from asynccache.model import CacheStatus, Completion, CompletionStream
 from asynccache.streams import close
+from asynccache.sync_streams import Pulled
 
 _RAW = "x-stainless-raw-response"
 _OWN = "_asynccache_own"

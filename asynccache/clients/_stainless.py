@@ -31,13 +31,13 @@ from asynccache.clients._raw_responses import (
     stored_answer,
     stored_stream,
 )
-from asynccache.clients._sync_streams import Driven, Pulled
 from asynccache.keys import vocal
 from asynccache.material import is_sentinel
 from asynccache.model import Completion, CompletionStream, Entry, Response
 from asynccache.protocols import Answers
 from asynccache.streams import close
 from asynccache.sync import on_callers_thread
+from asynccache.sync_streams import Driven, Pulled
 from asynccache.targets import function_target, is_async
 
 if TYPE_CHECKING:

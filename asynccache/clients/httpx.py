@@ -50,7 +50,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from asynccache.clients._http_answers import (
+from asynccache.errors import NotCached
+from asynccache.http.answers import (
     Head,
     Headers,
     HTTPAnswers,
@@ -58,10 +59,9 @@ from asynccache.clients._http_answers import (
     Reply,
     status_headers,
 )
-from asynccache.clients._http_calls import CONTROL, CONTROL_HEADER, Cached, Call, Calls
-from asynccache.clients._http_wire import AsyncWire, BodyClasses, Bytes, Live, SyncWire, library_of, read
-from asynccache.clients._wire_types import EVENT_STREAM, HTTPCallType
-from asynccache.errors import NotCached
+from asynccache.http.call_types import EVENT_STREAM, HTTPCallType
+from asynccache.http.calls import CONTROL, CONTROL_HEADER, Cached, Call, Calls
+from asynccache.http.wire import AsyncWire, BodyClasses, Bytes, Live, SyncWire, library_of, read
 from asynccache.model import CacheStatus, CompletionStream, Response, Target
 from asynccache.streams import close
 

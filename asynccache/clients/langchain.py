@@ -9,11 +9,11 @@ and `astream` never ask a cache: where they are to be cached, give the model an 
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from langchain_core._api import suppress_langchain_beta_warning
@@ -25,20 +25,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 
 from asynccache.answers import JSONAnswers
 from asynccache.call_types.function import FunctionCallType
-from asynccache.epochs import invalidated_since, scopes, tags
-from asynccache.errors import BackendError, ConfigError, NotCached
-from asynccache.model import CacheStatus, Completion, Directives, Entry, Request, Response, Target
-from asynccache.pipeline import compose
+from asynccache.model import Completion, Entry, Target
 from asynccache.protocols import Verdict
-from asynccache.stages.build_key import BuildKey
-from asynccache.stages.elements import Elements
-from asynccache.stages.hooks import Hooks
-from asynccache.stages.store import Store
 
 if TYPE_CHECKING:
     from asynccache.cache import Cache
-
-logger = logging.getLogger("asynccache")
 
 _UNDER_WAY = 10_000
 _REASONS = {"length": "length", "max_tokens": "length", "MAX_TOKENS": "length", "content_filter": "content_filter"}
@@ -59,40 +50,27 @@ class LangChainCache(BaseCache):
     type, and those that would not come back as they were, are not stored. Nor are those that were cut off.
 
     It never fails a call: what goes wrong counts in `cache.stats`. Identical calls at the same time are each made:
-    LangChain's cache does not see the call itself. What is served stale is not refreshed behind it. Closing the cache
-    is its owner's.
-
-    Raises ConfigError when the cache has stages without which this cannot be done.
+    LangChain's cache does not see the call itself. What is served stale is not refreshed behind it. Hooks and stages of
+    the user's own take part as `CacheAside` says. Closing the cache is its owner's.
     """
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
         """The cache itself."""
-        found: dict[type, Any] = {}
-        for stage in cache._stages:
-            for kind in (Hooks, BuildKey, Elements, Store):
-                if isinstance(stage, kind):
-                    found[kind] = stage
-        if missing := [kind.__name__ for kind in (BuildKey, Elements, Store) if kind not in found]:
-            raise ConfigError(f"a LangChainCache needs a cache with the stages {', '.join(missing)}")
-        # Reading and writing apart: what lies between them, LangChain does itself.
-        before = [*([found[Hooks]] if Hooks in found else []), found[BuildKey]]
-        self._reading = compose([*before, found[Elements]], _absent)
-        self._writing = compose([*before, found[Store]], self._given)
-        self._epochs, self._clock = found[Store]._epochs, found[Store]._clock
-        self._began: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._sync_look_up = cache.as_sync(_nothing, self.alookup)
-        self._sync_update = cache.as_sync(_nothing, self.aupdate)
-        self._sync_clear = cache.as_sync(_nothing, cache.clear)
+        self._aside = cache.aside()
+        self._began: OrderedDict[int, float] = OrderedDict()
+        self._sync_look_up = self._aside.as_sync(self._look_up)
+        self._sync_update = self._aside.as_sync(self._update)
+        self._sync_clear = self._aside.as_sync(cache.clear)
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """As `alookup`. It blocks."""
-        found: list[Generation] | None = self._sync_look_up(prompt, llm_string)
+        found: list[Generation] | None = self._sync_look_up(prompt, llm_string, get_ident())
         return found
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """As `aupdate`. It blocks."""
-        self._sync_update(prompt, llm_string, return_val)
+        self._sync_update(prompt, llm_string, return_val, get_ident())
 
     def clear(self, **_: Any) -> None:
         """As `aclear`. It blocks."""
@@ -100,58 +78,36 @@ class LangChainCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """What is kept for this call; None when there is nothing. Raises nothing."""
-        try:
-            asked = _only_if_cached(self.cache._defaults)
-            response = await self._reading(Request(_params(prompt, llm_string), asked, _TARGET))
-        except NotCached:
-            self._begins(prompt, llm_string)
-            return None
-        except Exception as error:  # a cache that fails must not fail the call
-            self._failed(error)
-            self.cache.stats.read_errors += 1
-            return None
-        return response.value if isinstance(response, Completion) else None
+        return await self._look_up(prompt, llm_string, id(asyncio.current_task()))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep what this call was answered. Raises nothing."""
-        try:
-            request = Request(_params(prompt, llm_string), self.cache._defaults, _TARGET)
-            request.attach(_Answer(list(return_val), self._began.pop((prompt, llm_string), None)))
-            await self._writing(request)
-        except Exception as error:  # as above
-            self._failed(error)
-            self.cache.stats.write_errors += 1
+        await self._update(prompt, llm_string, return_val, id(asyncio.current_task()))
 
     async def aclear(self, **_: Any) -> None:
         """End all answers of the cache's namespace, as `Cache.clear` does: those of its other users, too. O(1).
         Raises BackendError."""
         await self.cache.clear()
 
-    def _begins(self, prompt: str, llm_string: str) -> None:
-        # Of calls with the same key under way, the first: an invalidation after it ends what either brings.
-        self._began.setdefault((prompt, llm_string), self._clock())
-        if len(self._began) > _UNDER_WAY:
-            with suppress(KeyError):  # another thread was faster
+    # LangChain looks up and updates in one task, or one thread: `who`. So calls that are the same, and under way at the
+    # same time, do not take each other's beginning.
+
+    async def _look_up(self, prompt: str, llm_string: str, who: int) -> list[Generation] | None:
+        response = await self._aside.read(self._aside.request(_TARGET, _params(prompt, llm_string)))
+        if isinstance(response, Completion):
+            found: list[Generation] = response.value
+            return found
+        call = hash((who, prompt, llm_string))
+        self._began[call] = self._aside.now()
+        with suppress(KeyError):  # another thread was faster
+            self._began.move_to_end(call)
+            if len(self._began) > _UNDER_WAY:
                 self._began.popitem(last=False)
+        return None
 
-    async def _given(self, request: Request) -> Response:
-        """In the upstream's place: the answer that LangChain has got."""
-        answer = request.find(_Answer)
-        assert answer is not None
-        response = Completion(CacheStatus("miss", key=request.digest), answer.generations)
-        if answer.began is not None and not request.bypass:
-            asked = request.directives
-            with suppress(BackendError):  # then nothing will be written anyway
-                numbers = await self._epochs.read([*scopes(asked), *tags(asked, asked.tags)])
-                if invalidated_since(numbers, answer.began):
-                    response.veto("invalidated")
-        return response
-
-    def _failed(self, error: Exception) -> None:
-        if isinstance(error, BackendError):
-            logger.debug("LangChain's call goes on without its cache: %s", error)
-        else:
-            logger.error("LangChain's call goes on without its cache", exc_info=error)
+    async def _update(self, prompt: str, llm_string: str, answer: Sequence[Generation], who: int) -> None:
+        request = self._aside.request(_TARGET, _params(prompt, llm_string))
+        await self._aside.write(request, list(answer), self._began.get(hash((who, prompt, llm_string))))
 
     def __repr__(self) -> str:
         return f"LangChainCache({self.cache!r})"
@@ -159,14 +115,6 @@ class LangChainCache(BaseCache):
 
 def wrap(cache: Cache, target: Any, name: str | None) -> None:
     """None: LangChain's objects take a `LangChainCache` in place of being wrapped."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a call was answered, and when its look-up began; None when nothing was looked up."""
-
-    generations: list[Generation]
-    began: float | None
 
 
 class _Generations(JSONAnswers):
@@ -228,20 +176,8 @@ def _params(prompt: str, llm_string: str) -> dict[str, Any]:
     return {"prompt": prompt, "llm_string": llm_string}
 
 
-def _only_if_cached(asked: Directives) -> Directives:
-    return replace(asked, only_if_cached=True)
-
-
-async def _absent(request: Request) -> Response:
-    raise NotCached(request.bypass or "absent")
-
-
 async def _never(**_: Any) -> Any:
     raise AssertionError("LangChain makes the call itself")
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """On the cache's own thread, where a hook may call a model: there the cache keeps out."""
 
 
 _TARGET = Target(call=_never, call_type=_LangChainCallType(), answers=_Generations(), endpoint="langchain")

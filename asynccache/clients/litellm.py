@@ -13,29 +13,27 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import litellm
 import orjson
-from litellm import EmbeddingResponse, ModelResponse, RerankResponse, TextCompletionResponse
-from litellm.types.llms.openai import ResponsesAPIResponse
-from litellm.types.utils import ModelResponseStream, TranscriptionResponse
-from pydantic import TypeAdapter
 
-from asynccache.answers import JSONAnswers, ModelAnswers, status
 from asynccache.call_types import CALL_TYPES
+from asynccache.call_types.transcription import by_content
+from asynccache.clients._litellm_answers import ANSWERS, STREAMED, in_events
 from asynccache.clients._litellm_cache import LiteLLMCache
 from asynccache.clients._litellm_calls import FUNCTIONS
-from asynccache.clients._sync_streams import Driven, Pulled
 from asynccache.errors import ConfigError
 from asynccache.key_builders import cache_key_generator
 from asynccache.keys import INERT
-from asynccache.model import CacheMode, Completion
-from asynccache.streams import AnswerStream
-from asynccache.sync import on_callers_thread
+from asynccache.model import CacheMode
+from asynccache.sync_streams import driven
 from asynccache.targets import function_target, is_async
 
 if TYPE_CHECKING:
@@ -94,140 +92,117 @@ def get_cache_key(**request: Any) -> str:
 # -- around LiteLLM's functions -----------------------------------------------------------------------
 
 
-class _Answers(ModelAnswers):
-    def same(self, again: Any, value: Any) -> bool:
-        """By what they say: LiteLLM keeps timings and headers of the call beside it."""
-        return bool(again.model_dump() == value.model_dump())
-
-    def carry(self, response: Completion) -> Any:
-        """Also says `cache_hit` where LiteLLM's users look for it, and that a hit costs nothing."""
-        hidden = getattr(response.value, "_hidden_params", None)
-        if isinstance(hidden, dict):
-            hit = response.status.outcome not in ("miss", "bypass")
-            hidden["cache_hit"] = hit
-            if hit:
-                hidden.update(cache_key=response.status.key, response_cost=0.0)
-        return super().carry(response)
-
-
-class _Transcriptions(_Answers):
-    """Their type's constructor takes nothing but the text."""
-
-    def __init__(self) -> None:
-        super().__init__(TranscriptionResponse)
-        self._validate = _transcription
-
-
-def _transcription(body: bytes) -> TranscriptionResponse:
-    fields = orjson.loads(body)
-    answer = TranscriptionResponse(text=fields.pop("text", None))
-    if fields.get("usage") is not None:
-        usage: Any = TranscriptionResponse.model_fields["usage"].annotation
-        fields["usage"] = TypeAdapter(usage).validate_python(fields["usage"])
-    for name, value in fields.items():
-        setattr(answer, name, value)
-    return answer
-
-
-_ANSWERS: dict[str, JSONAnswers] = {
-    "completion": _Answers(ModelResponse, ModelResponseStream),
-    "text_completion": _Answers(TextCompletionResponse, TextCompletionResponse),
-    "embedding": _Answers(EmbeddingResponse),
-    "transcription": _Transcriptions(),
-    "rerank": _Answers(RerankResponse),
-    "responses": _Answers(ResponsesAPIResponse),
-    "anthropic_messages": JSONAnswers(),
-}
-"""By LiteLLM's functions."""
-
-
 def _known(name: str) -> str | None:
     """The name of one of these functions without the "a" of its async twin; None for any other."""
-    return next((plain for plain in (name, name.removeprefix("a")) if plain in _ANSWERS), None)
-
-
-def _streams_kept(plain: str) -> bool:
-    return plain in ("completion", "text_completion")
+    return next((plain for plain in (name, name.removeprefix("a")) if plain in ANSWERS), None)
 
 
 def wrap(cache: Cache, target: Any, name: str | None) -> Any:
     """The wrapped function or Router; None for a function whose answers are of no known type."""
     if isinstance(target, litellm.Router):
         return _wrap_router(cache, target, name)
+    return _wrap_function(cache, target, name)
+
+
+def _wrap_function(
+    cache: Cache, target: Any, name: str | None, plain: str | None = None, groups: _Groups | None = None
+) -> Any:
+    """plain: which of LiteLLM's functions it is, when its own name does not tell."""
     asynchronous = is_async(target)
-    known = _known(getattr(target, "__name__", ""))
+    known = plain or _known(getattr(target, "__name__", ""))
     if known is None or not inspect.isroutine(target):
         return None
     call_type = CALL_TYPES[FUNCTIONS[known]]
 
     def keep_out(params: Any) -> str:
-        if params.get("stream") and not _streams_kept(known):
+        if params.get("caching") is False:
+            return "caching"
+        if params.get("stream") and known not in STREAMED:
             return f"stream: of {known}"
         return call_type.keep_out(params) if call_type.keep_out is not None else ""
 
     # `aembedding(*args, **kwargs)` hides the names of its arguments, which its sync twin tells.
     hides = not inspect.ismethod(target) and known in ("embedding", "text_completion", "transcription")
     named = getattr(litellm, known) if hides else target
+    call = target if asynchronous else driven(target)
+    call = _once(cache, call, streamed=known in STREAMED)
+    if known == "anthropic_messages":
+        call = in_events(call)
     wanted = function_target(
         named,
-        target if asynchronous else _driven(target),
+        call,
         call_type=call_type,
-        answers=_ANSWERS[known],
+        answers=ANSWERS[known],
         name=name or "",
         keep_out=keep_out,
     )
+    if groups or known == "transcription":
+        wanted = replace(wanted, reads=functools.partial(_read, groups))
     wrapped = cache.around(target, wanted, named=named)
-    return wrapped if asynchronous else _pulled(cache, cache.as_sync(target, wrapped))
+    return wrapped if asynchronous else cache.as_sync(target, wrapped)
 
 
-def _driven(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """An async form of a sync function, whose streams are async too."""
-    run = on_callers_thread(function)
-
-    async def call(**params: Any) -> Any:
-        answer = await run(**params)
-        return _Driven(answer) if hasattr(answer, "__next__") else answer
-
-    return call
+def _read(groups: _Groups | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments as keys read them: a file by its content, a model by its group."""
+    read = groups(params) if groups else params
+    return {**read, "file": by_content(read["file"])} if "file" in read else read
 
 
-class _Driven(Driven):
-    def _close(self) -> None:
-        if callable(getattr(self._stream, "close", None)):  # not all of LiteLLM's streams can be closed
-            super()._close()
+def _once(cache: Cache, call: Callable[..., Awaitable[Any]], *, streamed: bool) -> Callable[..., Awaitable[Any]]:
+    """The call, of which LiteLLM does not ask the same cache again, nor write there what is written already: its
+    rebuilt answer would take the place of a recorded stream."""
 
+    @functools.wraps(call)
+    async def made(*args: Any, **kwargs: Any) -> Any:
+        below = litellm.cache
+        same = isinstance(below, LiteLLMCache) and below.handle.backend is cache.backend
+        if same and (streamed or not kwargs.get("stream")):
+            kwargs["cache"] = {"no-cache": True, "no-store": True}
+        return await call(*args, **kwargs)
 
-def _pulled(cache: Cache, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same sync function, whose streams are sync again."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        answer = function(*args, **kwargs)
-        return _SyncStream(cache, answer) if isinstance(answer, AnswerStream) else answer
-
-    return call
-
-
-class _SyncStream(Pulled):
-    def __init__(self, cache: Cache, chunks: AnswerStream[Any]) -> None:
-        super().__init__(cache, chunks)
-        self._asynccache_status = status(chunks)
+    return made
 
 
 def _wrap_router(cache: Cache, router: litellm.Router, name: str | None) -> litellm.Router:
     """A Router on the same deployments whose calls are cached, before one of them is chosen.
 
-    Which models share entries, `Cache(caching_groups=…)` says. Routers with other deployments share none.
+    Which models share entries, the Router's own `caching_groups` say; for a model that is in one of
+    `Cache(caching_groups=…)`, that one. Routers with other deployments share none.
     """
     wrapped = copy.copy(router)
+    groups = _Groups(router)
     endpoint = f"router:{name or _deployments(router)}"
     for plain in FUNCTIONS:
         for method in (f"a{plain}", plain):
             function = getattr(router, method, None)
-            # Others pass their arguments on to something of another name: they stay as they are.
-            if inspect.ismethod(function) and function.__name__ == method:
-                setattr(wrapped, method, wrap(cache, function, endpoint))
+            # Some are no methods of its own, but closures that pass anything on. Others pass their arguments on to
+            # something of another name: they stay as they are.
+            closed = plain in _CLOSURES and inspect.isfunction(function)
+            if closed or (inspect.ismethod(function) and function.__name__ == method):
+                setattr(wrapped, method, _wrap_function(cache, function, endpoint, plain, groups))
     return wrapped
+
+
+_CLOSURES = ("responses", "anthropic_messages")
+
+
+class _Groups:
+    """The `caching_groups` of a Router: in keys, the name of its group stands in the place of a model, as with
+    `CachingGroups`. Of a model that is in several, the first counts, as in LiteLLM."""
+
+    def __init__(self, router: litellm.Router) -> None:
+        self._names: dict[str, str] = {}
+        for group in (router.default_litellm_params.get("metadata") or {}).get("caching_groups") or ():
+            name = orjson.dumps(sorted(set(group))).decode()
+            for model in group:
+                self._names.setdefault(model, name)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def __call__(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        name = self._names.get(str(params.get("model")))
+        return params if name is None else {**params, "model": name}
 
 
 def _deployments(router: litellm.Router) -> str:
@@ -293,13 +268,19 @@ def uninstall() -> None:
                 setattr(litellm, name, getattr(function, _INSTALLED))
 
 
-def _around(cache: Cache, function: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped = cache.wrap(function)
+_within: ContextVar[bool] = ContextVar("asynccache_within_litellm", default=False)
+"""Whether LiteLLM is at work on a call that was looked up."""
 
-    # What a Router calls was looked up by its group, or will be: here it would be kept by its deployment.
+
+def _around(cache: Cache, function: Callable[..., Any]) -> Callable[..., Any]:
+    wrapped = cache.wrap(_at_work(function))
+
+    # What a Router calls was looked up by its group, or will be: here it would be kept by its deployment. So was what
+    # LiteLLM makes of another call: it wants its own types of streams back, and whoever asked for no cache means all.
     def inner(kwargs: dict[str, Any]) -> bool:
         metadata = kwargs.get("metadata") or kwargs.get("litellm_metadata") or {}
-        return bool(isinstance(metadata, dict) and metadata.get("model_group")) or kwargs.get("acompletion") is True
+        routed = isinstance(metadata, dict) and bool(metadata.get("model_group"))
+        return routed or kwargs.get("acompletion") is True or _within.get()
 
     if is_async(function):
 
@@ -315,4 +296,32 @@ def _around(cache: Cache, function: Callable[..., Any]) -> Callable[..., Any]:
             return (function if inner(kwargs) else wrapped)(*args, **kwargs)
 
     setattr(call, _INSTALLED, function)
+    return call
+
+
+def _at_work(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which tells those that it calls that it is at work."""
+
+    @contextmanager
+    def at_work() -> Iterator[None]:
+        token = _within.set(True)
+        try:
+            yield
+        finally:
+            _within.reset(token)
+
+    if is_async(function):
+
+        @functools.wraps(function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with at_work():
+                return await function(*args, **kwargs)
+
+    else:
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with at_work():
+                return function(*args, **kwargs)
+
     return call

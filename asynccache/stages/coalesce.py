@@ -352,5 +352,8 @@ class _First(CompletionStream):
     def tag(self, *tags: str) -> None:
         self._whole.tag(*tags)
 
+    def note(self, **facts: Any) -> None:
+        self._whole.note(**facts)
+
     def veto(self, reason: str = "veto") -> None:
         self._whole.veto(reason)

@@ -31,6 +31,13 @@ _Encoded = tuple[Kind, bytes, Verdict, dict[str, Any]]
 Finish = Callable[[Response, Request], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Attached to a request whose call was made before it came here: when that began."""
+
+    when: float
+
+
 class Store:
     """Writes what the upstream answered, when the call, the answer and the hooks allow it.
 
@@ -69,10 +76,11 @@ class Store:
         names = [*scopes(directives), *tags(directives, directives.tags)]
         if request.find(Hedged) is not None:
             return await self._hedged(request, call_next, names)
-        began = self._clock()
+        made = request.find(Began)
+        began = self._clock() if made is None else made.when
         # Read before the call: an invalidation while it is under way must end what it brings.
         numbers = await self._numbers(names)
-        request.attach(call := _Call(began, numbers, _unchanged(request), None, tuple(names)))
+        request.attach(call := _Call(began, numbers, _unchanged(request), None, tuple(names), late=made is not None))
         return await self._take(request, await call_next(request), call)
 
     async def outdated(self, request: Request) -> bool:
@@ -173,6 +181,8 @@ class Store:
         now, ttl = self._clock(), request.directives.ttl
         fresh_until, expires = self._freshness.ends(now, ttl, self._random)
         meta = {**verdict.facts, **facts, "duration": now - call.began}
+        if response.notes:
+            meta["metadata"] = dict(response.notes)
         entry = Entry(body, kind, call.began, fresh_until, expires, meta=meta)
         response.status.entry, response.status.now = entry, now
         refusal = response.refusal or verdict.refusal or ("ttl" if ttl == 0 else "")
@@ -203,7 +213,7 @@ class Store:
         if numbers is not None:
             request.attach(replace(call, numbers=entry.tags))  # for those who come while it is being written
         # What was read before the call has moved on by now; what was read later says when it last did.
-        read_later = entry.tags if call.reading is not None else late or ()
+        read_later = entry.tags if call.late or call.reading is not None else late or ()
         if self._epochs.moved((*call.heard, *entry.tags)) or invalidated_since(read_later, call.began):
             self._stats.count_rejection("invalidated")
             response.refusal = "invalidated"
@@ -243,6 +253,7 @@ class _Call:
 
     numbers:   the epochs of the tags that were known by then; None when the backend could not say.
     unchanged: whether the arguments were still those that the key was built from.
+    late:      whether the call was made before its numbers were read.
 
     Of a hedged call, whose numbers are read while it is under way:
     reading: brings them. names: the tags. heard: what was known of their numbers, old ones included.
@@ -254,6 +265,7 @@ class _Call:
     reading: asyncio.Task[Numbers | None] | None = None
     names: tuple[str, ...] = ()
     heard: Numbers = ()
+    late: bool = False
 
 
 def _unchanged(request: Request) -> bool:

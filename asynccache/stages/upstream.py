@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from asynccache.batches import Batch
-from asynccache.model import CacheStatus, Completion, CompletionStream, Request, Response
+from asynccache.model import CacheStatus, Completion, CompletionStream, Outgoing, Request, Response
 from asynccache.stats import Stats
 from asynccache.streams import Iterated
 
@@ -21,10 +21,12 @@ class Upstream:
         return batch.ask(request, self._call) if isinstance(batch, Batch) else self._call(request)
 
     async def _call(self, request: Request) -> Response:
-        target = request.target
+        target, params = request.target, request.params
+        if (outgoing := request.find(Outgoing)) is not None:
+            params = dict(await outgoing.of(params))
         self._stats.upstream_calls += 1
         try:
-            answer = await target.call(**request.params)
+            answer = await target.call(**params)
         except Exception:
             self._stats.upstream_errors += 1
             raise

@@ -16,10 +16,10 @@ import httpx2
 import pytest
 
 from asynccache import Cache, ConfigError, NotCached, status
-from asynccache.clients import _sse
-from asynccache.clients._http_answers import Head, Reply
-from asynccache.clients._http_calls import APIS
 from asynccache.clients.httpx import AsyncCacheTransport, CacheTransport
+from asynccache.http import sse
+from asynccache.http.answers import Head, Reply
+from asynccache.http.calls import APIS
 from asynccache.testing.loopback import serving
 from asynccache.testing.provider import SimulatedProvider, ToolCall
 
@@ -213,12 +213,12 @@ async def test_a_stream_comes_again_byte_for_byte(client: Any, origin: Origin) -
 def test_events_are_found_wherever_chunks_end(size: int) -> None:
     """What the events say does not depend on the borders, and joined they are the bytes."""
     said = b"".join(ODD_EVENTS) + b"data: no end"
-    splitter = _sse.Splitter()
+    splitter = sse.Splitter()
     events = [event for at in range(0, len(said), size) for event in splitter.feed(said[at : at + size])]
     rest = splitter.rest()
     assert b"".join(events) + rest == said
     assert rest.lstrip() == b"data: no end"
-    read = [_sse.read(event.decode()) for event in events]
+    read = [sse.read(event.decode()) for event in events]
     assert [event.data is None for event in read] == [True, False, True, False, False]
     assert [json.loads(event.data) for event in read if event.data not in (None, "[DONE]")] == [
         FIRST,
@@ -228,7 +228,7 @@ def test_events_are_found_wherever_chunks_end(size: int) -> None:
 
 def test_an_event_without_end_does_not_grow_for_ever() -> None:
     """What is longer than the limit is passed on as it came."""
-    splitter = _sse.Splitter(limit=10)
+    splitter = sse.Splitter(limit=10)
     assert splitter.feed(b"data: 1") == []
     assert splitter.feed(b"23456789") == [b"data: 123456789"]
     assert splitter.feed(b"\n\n") == [b"\n\n"]
@@ -261,7 +261,7 @@ async def test_one_entry_serves_both_ways(
         assert crossed.json().keys() >= {"id", "model"}
         assert text_of(crossed.json()) == text_of(real.json())
     else:
-        events, theirs = ([_sse.read(e + "\n\n") for e in r.text.split("\n\n") if e] for r in (crossed, real))
+        events, theirs = ([sse.read(e + "\n\n") for e in r.text.split("\n\n") if e] for r in (crossed, real))
         assert {event.name for event in events} == {event.name for event in theirs} - {"ping"}
         assert events[-1].name == theirs[-1].name
         assert (events[-1].data == "[DONE]") is (theirs[-1].data == "[DONE]")

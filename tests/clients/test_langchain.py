@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from asynccache import Cache
+from asynccache import Cache, Handler, Request, Response
 from asynccache.backends.memory import MemoryBackend
 from asynccache.clients.httpx import AsyncCacheTransport
 from asynccache.clients.langchain import LangChainCache
@@ -142,6 +144,55 @@ async def test_what_is_cleared_while_it_is_asked_for_is_not_kept() -> None:
         assert await under.alookup("p", "l") is None
         await under.aupdate("p", "l", [Generation(text="new")])
         assert await under.alookup("p", "l") == [Generation(text="new")]
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_the_same_call_twice_under_way(blocking: bool) -> None:
+    """Neither answer is stored after a `clear`: what the first has brought does not hide when the other began."""
+    now = [1000.0]
+    async with Cache(clock=lambda: now[0]) as cache:
+        under = LangChainCache(cache)
+        looked, cleared = asyncio.Barrier(3), asyncio.Event()
+
+        async def call(text: str) -> None:
+            if blocking:
+                with ThreadPoolExecutor(1) as thread:  # a thread of its own, as a sync caller is
+                    assert await loop.run_in_executor(thread, under.lookup, "p", "l") is None
+                    await looked.wait()
+                    await cleared.wait()
+                    await loop.run_in_executor(thread, under.update, "p", "l", [Generation(text=text)])
+            else:
+                assert await under.alookup("p", "l") is None
+                await looked.wait()
+                await cleared.wait()
+                await under.aupdate("p", "l", [Generation(text=text)])
+
+        loop = asyncio.get_running_loop()
+        both = [asyncio.create_task(call(text)) for text in ("one", "two")]
+        await looked.wait()
+        now[0] += 1
+        await under.aclear()
+        cleared.set()
+        await asyncio.gather(*both)
+        assert cache.stats.reject_reasons == {"invalidated": 2}
+
+
+async def test_stages_of_ones_own(provider: SimulatedProvider) -> None:
+    """They take part: one before the look-up in what is read and in what is written."""
+    seen: list[str] = []
+
+    async def spy(request: Request, call_next: Handler, /) -> Response:
+        seen.append("asked")
+        response = await call_next(request)
+        seen.append(response.status.outcome)
+        return response
+
+    async with Cache(stages=lambda default: [spy, *default]) as cache:
+        llm = model(provider, cache)
+        await llm.ainvoke(QUESTION)
+        assert seen == ["asked", "asked", "miss"]
+        await llm.ainvoke(QUESTION)
+        assert seen[3:] == ["asked", "hit"]
 
 
 async def test_a_type_never_comes_from_the_store() -> None:

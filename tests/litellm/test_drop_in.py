@@ -6,12 +6,14 @@ import asyncio
 import copy
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import litellm
 import pytest
 
-from asynccache import Cache, status
+from asynccache import Cache, Handler, Request, Response, Stage, status
 from asynccache.clients.litellm import LiteLLMCache, disable_cache, enable_cache, get_cache_key, install, update_cache
 from asynccache.errors import BackendError, ConfigError
 from asynccache.testing.clock import FakeClock
@@ -494,6 +496,91 @@ async def test_a_call_without_a_key_is_bypassed(cache: LiteLLMCache, provider: S
     await cache.async_add_cache("{}", **call)
     assert cache.stats.bypass_reasons == {"unkeyable": 1}
     assert cache.stats.stored == 0
+
+
+@pytest.mark.parametrize("given", ["one", ["one"]], ids=str)
+async def test_the_key_of_an_embedding(cache: LiteLLMCache, provider: SimulatedProvider, given: Any) -> None:
+    """That of a text, and that of a list of one, is the key under which it is kept."""
+    call = {**CALLS["embedding"](provider), "input": given}
+    await litellm.aembedding(**call)
+    await settled()
+    assert await cache.delete_cache_keys([cache.get_cache_key(**call)]) == 1
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        lambda path: ("speech.wav", path.read_bytes()),
+        lambda path: ("speech.wav", path.read_bytes(), "audio/wav"),
+        lambda path: path,
+        lambda path: path.open("rb"),
+        lambda path: ("speech.wav", path.open("rb")),
+    ],
+    ids=["named", "typed", "path", "open", "named-open"],
+)
+async def test_the_key_of_a_file(
+    cache: LiteLLMCache, provider: SimulatedProvider, tmp_path: Path, file: Callable[[Path], Any]
+) -> None:
+    """However it was given, its content counts, and its name does not: another one with the same is a hit."""
+    path = tmp_path / "given.wav"
+    path.write_bytes(b"RIFF1234")
+    with ExitStack() as files:
+        given = [file(path) for _ in range(3)]
+        for one in given:
+            content = one[1] if isinstance(one, tuple) else one
+            if hasattr(content, "close"):
+                files.enter_context(content)
+        call = CALLS["transcription"](provider)
+        for each in given[:2]:
+            await litellm.atranscription(**{**call, "file": each})
+            await settled()
+        assert calls(provider) == 1
+        assert await cache.delete_cache_keys([cache.get_cache_key(**{**call, "file": given[2]})]) == 1
+
+
+async def test_other_content_is_another_file(cache: LiteLLMCache, provider: SimulatedProvider) -> None:
+    """Under the same name."""
+    call = CALLS["transcription"](provider)
+    await litellm.atranscription(**call)
+    await settled()
+    await litellm.atranscription(**{**call, "file": ("speech.wav", b"RIFF5678")})
+    assert calls(provider) == 2
+
+
+async def test_stages_of_ones_own(provider: SimulatedProvider) -> None:
+    """They take part: one before the look-up in what is read and in what is written, one after it in the latter."""
+    seen: list[str] = []
+
+    def spy(name: str) -> Stage:
+        async def stage(request: Request, call_next: Handler, /) -> Response:
+            seen.append(name)
+            return await call_next(request)
+
+        return stage
+
+    before, after = spy("before"), spy("after")
+    async with LiteLLMCache(stages=lambda default: [before, *default[:-1], after, default[-1]]) as litellm.cache:
+        await litellm.acompletion(**_chat(provider))
+        await settled()
+        assert seen == ["before", "before", "after"]
+        await litellm.acompletion(**_chat(provider))
+        assert seen[3:] == ["before"]
+    assert calls(provider) == 1
+
+
+async def test_what_a_hook_makes_of_the_arguments_makes_the_key(provider: SimulatedProvider) -> None:
+    """As with `wrap`, which finds what was stored so."""
+
+    async def everybody(request: Request, /) -> dict[str, Any]:
+        return {**request.params, "user": "everybody"}
+
+    async with LiteLLMCache(pre_hooks=[everybody]) as litellm.cache:
+        await litellm.acompletion(**_chat(provider), user="a")
+        await settled()
+        await litellm.acompletion(**_chat(provider), user="b")
+        assert calls(provider) == 1
+        cache, litellm.cache = litellm.cache, None
+        assert status(await cache.handle.wrap(litellm.acompletion)(**_chat(provider))).outcome == "hit"
 
 
 def test_enable_update_disable() -> None:

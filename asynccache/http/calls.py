@@ -12,10 +12,10 @@ import orjson
 
 from asynccache.call_types import CALL_TYPES
 from asynccache.call_types.embedding import EmbeddingParts
-from asynccache.clients._http_elements import HTTPParts
-from asynccache.clients._wire_types import HTTPCallType, KnownCallType, OpaqueCallType
 from asynccache.directives import word, words
 from asynccache.errors import ConfigError
+from asynccache.http.call_types import HTTPCallType, KnownCallType, OpaqueCallType
+from asynccache.http.elements import HTTPParts
 from asynccache.keys import VOCAL_HEADERS
 
 CONTROL = "asynccache"
@@ -24,8 +24,8 @@ CONTROL_HEADER = b"x-asynccache"
 
 Cached = str | Iterable[str] | Callable[[Any], bool]
 
-_CREDENTIALS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
-_VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
+CREDENTIALS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
+VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
 _JSON = (b"application/json", b"text/json")
 _SEALS = frozenset({b"content-md5", b"digest", b"content-digest", b"signature", b"x-amz-content-sha256"})
 """Headers of a request that hold for its very body, so that no other can be sent in its place."""
@@ -100,8 +100,28 @@ APIS = (
 )
 """The first that fits counts."""
 
+TRANSCRIPTIONS = API("/audio/transcriptions", KnownCallType(CALL_TYPES["transcription"], done=True, texts=True))
+"""Its body is a form, so it is none of `APIS`."""
+
+_LONGEST_AGE = 10  # digits
 _NOT_THESE = ("/threads/",)
 _OPAQUE = API("", OpaqueCallType(), listed=False)
+
+
+def unsealed(api: API, headers: Iterable[bytes]) -> API:
+    """The same API; the one that does not take calls apart, if a header says that the body must stay as it is."""
+    return _WHOLE_EMBEDDINGS if api.call_type is _EMBEDDINGS and not _SEALS.isdisjoint(headers) else api
+
+
+def ending_of(path: str) -> API | None:
+    """The API of `APIS` that a path ends like."""
+    return next((api for api in APIS if path.endswith(api.ending)), None)
+
+
+def api_of(path: str) -> API | None:
+    """The API that a path is of; None when it is none whose answers are cached."""
+    api = ending_of(path)
+    return None if api is None or any(part in path for part in _NOT_THESE) else api
 
 
 class Call:
@@ -158,8 +178,7 @@ class Calls:
         params = _fields(request)
         if params is None:
             return None
-        if api.call_type is _EMBEDDINGS and not _SEALS.isdisjoint(said):
-            api = _WHOLE_EMBEDDINGS
+        api = unsealed(api, said)
         call = Call(request, api, params)
         call.place = self._place(call, headers)
         _read_control(call, said)
@@ -167,25 +186,18 @@ class Calls:
 
     def _api(self, request: Any) -> API | None:
         path = request.url.path
-        for api in APIS:
-            if path.endswith(api.ending):
-                return None if any(part in path for part in _NOT_THESE) else api
+        if (api := ending_of(path)) is not None:
+            return None if any(part in path for part in _NOT_THESE) else api
         return _OPAQUE if self._wanted is not None and self._wanted(request) else None
 
     def _place(self, call: Call, headers: list[tuple[bytes, bytes]]) -> str:
         url = call.request.url
         query = url.query
-        vary = self._vary
-        spoken = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in headers
-            if name.startswith(_VOCAL) or name in vary
-        ]
         facts = [
             f"{url.scheme}://{url.netloc.decode('ascii')}" if self._name is None else self._name,
             url.path,
-            sorted(_query(query, call.api)) if query else [],
-            sorted(spoken),
+            said_in_query(query, call.api) if query else [],
+            spoken(headers, self._vary),
             # What is not understood cannot be had the other way.
             call.stream and not call.api.call_type.both,
         ]
@@ -207,9 +219,19 @@ def _fields(request: Any) -> dict[str, Any] | None:
     return body if type(body) is dict else None
 
 
-def _query(query: bytes, api: API) -> list[tuple[str, str]]:
-    pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True)
-    return [pair for pair in pairs if not (api.listed and pair[0].lower() in _CREDENTIALS)]
+def said_in_query(query: bytes, api: API) -> list[tuple[str, str]]:
+    """What of a query stands in the key: all but the credentials of an API that is known, sorted."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return sorted(pair for pair in pairs if not (api.listed and pair[0].lower() in CREDENTIALS))
+
+
+def spoken(headers: Iterable[tuple[bytes, bytes]], vary: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:
+    """The headers that stand in the key, sorted; names are in lower case."""
+    return sorted(
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name.startswith(VOCAL) or name in vary
+    )
 
 
 def _read_control(call: Call, headers: Mapping[bytes, bytes]) -> None:
@@ -224,17 +246,17 @@ def _read_control(call: Call, headers: Mapping[bytes, bytes]) -> None:
                 f'{CONTROL_HEADER.decode()}: {text!r} is no JSON: an object is wanted, such as {{"ttl": 60}}'
             ) from error
     elif (text := headers.get(b"cache-control")) is not None:
-        call.control = _standard(text.decode("latin-1").lower())
+        call.control = standard(text.decode("latin-1").lower())
         call.demand = "only-if-cached" in (call.control or ())
 
 
-def _standard(text: str) -> dict[str, Any] | None:
+def standard(text: str) -> dict[str, Any] | None:
     """The words of RFC 9111 that a request may say, as far as they are known here."""
     control: dict[str, Any] = {}
     for said in text.split(","):
         name, _, value = said.strip().partition("=")
         if name in ("no-cache", "no-store", "only-if-cached"):
             control[name] = True
-        elif name == "max-age" and value.strip('"').isdecimal():
-            control["s-maxage"] = int(value.strip('"'))
+        elif name == "max-age" and (digits := value.strip('"')).isdecimal():
+            control["s-maxage"] = int(digits) if len(digits) <= _LONGEST_AGE else 2**31  # as RFC 9111 says of overflow
     return control or None

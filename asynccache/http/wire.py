@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from asynccache.clients._http_answers import Head, Headers, Piece, decoded_headers
-from asynccache.clients._sse import Splitter, is_last
-from asynccache.clients._wire_types import EVENT_STREAM
+from asynccache.http.answers import Head, Headers, Piece, decoded_headers
+from asynccache.http.call_types import EVENT_STREAM
+from asynccache.http.sse import Splitter, is_last
 from asynccache.streams import close
 from asynccache.sync import on_callers_thread
 
@@ -107,10 +107,20 @@ async def read(wire: AsyncWire, response: Any) -> bytes:
         await wire.close(response)
 
 
+class Bodies(Protocol):
+    """What the streams of responses are read from."""
+
+    def decoded(self, response: Any) -> AsyncIterator[bytes]:
+        """The body without its content-encoding."""
+        ...
+
+    async def close(self, response: Any) -> None: ...
+
+
 class Live:
     """The stream of a response: its head, then its events, or for want of events its pieces as they come."""
 
-    def __init__(self, wire: AsyncWire, response: Any) -> None:
+    def __init__(self, wire: Bodies, response: Any) -> None:
         self.headers: Headers = decoded_headers(response.headers.raw)
         self.extensions: dict[str, Any] = response.extensions
         self._head: Head | None = Head(response.status_code, self.headers)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from asynccache.call_types.function import FunctionCallType
-from asynccache.clients import _sse
+from asynccache.http import sse
 from asynccache.model import KeepOut
 from asynccache.protocols import CallType, Parts, Verdict
 
@@ -29,6 +29,7 @@ class KnownCallType:
     named: whether each event says its type beside its data. done: whether `[DONE]` ends a stream.
     usage: whether a whole answer always has a usage, and a stream need not: strict clients refuse one without.
     parts: of a call about several things: how bodies are taken apart and put together.
+    texts: whether an answer may be a text in place of an object.
     """
 
     both = True
@@ -47,6 +48,7 @@ class KnownCallType:
         done: bool = False,
         usage: bool = False,
         parts: Parts | None = None,
+        texts: bool = False,
     ) -> None:
         self.name, self.turns, self.keep_out = inner.name, inner.turns, inner.keep_out
         self.parts = parts
@@ -54,12 +56,13 @@ class KnownCallType:
         self._named = named
         self._done = done
         self._usage = usage
+        self.texts = texts
 
     def views(self, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return self._inner.views(params)
 
     def judge(self, answer: Any) -> Verdict:
-        if not isinstance(answer, Mapping):
+        if not isinstance(answer, Mapping) and not (self.texts and isinstance(answer, str)):
             return Verdict("unreadable")
         verdict = self._inner.judge(answer)
         return verdict if verdict.refusal else Verdict(refusal_of(answer), verdict.facts)
@@ -79,7 +82,7 @@ class KnownCallType:
 
     def cut(self, answer: Any, params: Mapping[str, Any]) -> list[Any]:
         events = [self._write(payload) for payload in self._inner.cut(answer, params)]
-        return [HEAD, *events, *([_sse.write(_DONE)] if self._done else [])]
+        return [HEAD, *events, *([sse.write(_DONE)] if self._done else [])]
 
     def fit(self, chunks: list[bytes], asked: Any, params: Mapping[str, Any]) -> list[bytes]:
         if asked == params.get("stream_options"):
@@ -91,11 +94,11 @@ class KnownCallType:
             return chunks
         events = [self._write(orjson.loads(chunk)) for chunk in fitted]
         heads = [chunk for chunk in told if isinstance(chunk, list)]
-        end = [chunk for chunk in told if isinstance(chunk, str) and _sse.read(chunk).data == _DONE]
+        end = [chunk for chunk in told if isinstance(chunk, str) and sse.read(chunk).data == _DONE]
         return [orjson.dumps(chunk) for chunk in (*heads, *events, *end)]
 
     def _write(self, payload: Any) -> str:
-        return _sse.write(orjson.dumps(payload).decode(), payload.get("type", "") if self._named else "")
+        return sse.write(orjson.dumps(payload).decode(), payload.get("type", "") if self._named else "")
 
 
 class OpaqueCallType(FunctionCallType):
@@ -106,6 +109,7 @@ class OpaqueCallType(FunctionCallType):
     """
 
     both = False
+    texts = False
 
     def __init__(self, name: str = "function", *, finish: bool = False) -> None:
         self.name = name
@@ -131,7 +135,7 @@ HTTPCallType = KnownCallType | OpaqueCallType
 def payloads(chunks: Sequence[Any]) -> Iterator[Any]:
     """The JSON that the events bring. Raises ValueError for an event whose data is something else."""
     for chunk in chunks:
-        data = _sse.read(chunk).data if isinstance(chunk, str) else None
+        data = sse.read(chunk).data if isinstance(chunk, str) else None
         if data and data != _DONE:
             yield orjson.loads(data)
 
@@ -141,7 +145,7 @@ def _unfit(chunks: Sequence[Any]) -> str:
     for chunk in chunks:
         if isinstance(chunk, dict) or (isinstance(chunk, list) and chunk[0] != 200):
             return "answer-type"
-        if isinstance(chunk, str) and _sse.read(chunk).name == "error":
+        if isinstance(chunk, str) and sse.read(chunk).name == "error":
             return "error"
     return ""
 

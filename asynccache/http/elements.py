@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from asynccache.clients._http_answers import Head, Reply, decoded_headers
-from asynccache.clients._wire_types import refusal_of
+from asynccache.http.answers import Head, Reply, decoded_headers
+from asynccache.http.call_types import refusal_of
 from asynccache.protocols import Parts, Split
 
 _OF_THE_BODY = frozenset({b"etag", b"content-md5", b"digest", b"content-digest", b"repr-digest"})

@@ -16,6 +16,7 @@ KEPT_HEADERS = frozenset({b"content-type", b"content-language", b"openai-model",
 """What is said again on a hit. Not: ids and rate limits of the call that was paid for, nor whose it was."""
 
 _JSON_TYPE = b"application/json"
+_USUAL = [["content-type", "application/json"]]
 _BODY_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
@@ -134,8 +135,11 @@ def decoded_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [pair for pair in headers if pair[0].lower() not in _BODY_HEADERS]
 
 
-def status_headers(status: CacheStatus) -> Headers:
-    """Cache-Status (RFC 9211), and Age for what came from the cache."""
+def status_headers(status: CacheStatus, answered: int | None = None) -> Headers:
+    """Cache-Status (RFC 9211), and Age for what came from the cache.
+
+    answered: the HTTP status with which the upstream answered this very call, where it is known.
+    """
     found = status.outcome in ("hit", "stale", "semantic")
     words = ["asynccache", "hit" if found else f"fwd={_forwarded(status)}"]
     if found:
@@ -144,6 +148,7 @@ def status_headers(status: CacheStatus) -> Headers:
         elif status.ttl is not None:
             words.append(f"ttl={int(status.ttl)}")
     else:
+        words += [] if answered is None else [f"fwd-status={answered}"]
         words += ["collapsed"] if status.outcome == "coalesced" else []
         words += ["stored"] if status.stored else []
     if status.key:
@@ -174,6 +179,8 @@ def _kept(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 def _read_headers(stored: Any) -> Headers:
     """From an entry: data, which cannot bring a header that is not one of those kept."""
+    if stored == _USUAL:
+        return [(b"content-type", _JSON_TYPE)]
     if not isinstance(stored, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in stored):
         raise ValueError("the headers of a stored answer cannot be read")
     found = [(_as_bytes(name), _as_bytes(value)) for name, value in stored]
