@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import tomllib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -13,32 +13,35 @@ from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from random import random as _random
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-import orjson
-
-from asynccache import backends, key_builders
+from asynccache import backends, hook_files, key_builders
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
 from asynccache.call_types import CALL_TYPES
 from asynccache.codec import Codec
 from asynccache.directives import lifetime, seconds
+from asynccache.document import Document
 from asynccache.epochs import Epochs
 from asynccache.errors import ConfigError
 from asynccache.freshness import Freshness, Random
 from asynccache.guard import Guard
+from asynccache.hook_files import HookFiles
 from asynccache.key_builders import KeyBuilding
 from asynccache.leases import Leadership
 from asynccache.pace import Pace
 from asynccache.pipeline import Writes
 from asynccache.protocols import AsyncCacheBackend, Clock, PostHook, PreHook, Remote, Stage
+from asynccache.providers.points import SYSTEM, Points
 from asynccache.stages.build_key import BuildCustomKey, BuildKey
 from asynccache.stages.coalesce import Coalesce, OnAbandon
 from asynccache.stages.elements import Elements, ElementStats
 from asynccache.stages.hooks import Hooks, OnError
 from asynccache.stages.lookup import HedgedLookup, Lookup
 from asynccache.stages.negative import Negative
+from asynccache.stages.observe import Meter, Observe, Observers
 from asynccache.stages.store import Store
 from asynccache.stats import Stats
+from asynccache.telemetry.observation import Observer
 
 ErrorTypes = Iterable[type[Exception] | str]
 
@@ -65,11 +68,26 @@ OPTION_ALIASES = {
     },
     "gcs": {"gcs_bucket_name": "bucket", "gcs_path_service_account": "service_account_file", "gcs_path": "path"},
     "azure_blob": {"azure_account_url": "account_url", "azure_blob_container": "container"},
+    "redis_semantic": {
+        "redis_url": "url",
+        "redis_semantic_cache_embedding_model": "embedding_model",
+        "redis_semantic_cache_index_name": "index_name",
+    },
+    "qdrant_semantic": {
+        "qdrant_api_base": "url",
+        "qdrant_api_key": "api_key",
+        "qdrant_collection_name": "collection_name",
+        "qdrant_quantization_config": "quantization_config",
+        "qdrant_semantic_cache_embedding_model": "embedding_model",
+    },
 }
 """By backend type: the names that users of LiteLLM know → ours."""
 
 TIERS = {"dual": ("l1", "l2")}
 """By backend type: the options that are backends themselves, given as such, as a type, or as a table of options."""
+
+STORES = {"semantic": ("store",), "qdrant_semantic": ("store",)}
+"""Likewise: the options that are backends beside what the type is named for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +99,9 @@ class Policy:
                    of these. In a file: "package.module:function", a name, or {name: arguments}.
     caching_groups: lists of models that share entries; see `CachingGroups`.
     pre_hooks, post_hooks: async callables; see `PreHook` and `PostHook`.
+    hooks:         files with hooks: `{"path": …, "async_pre_llm_hook": …, "async_post_cache_hook": …}`; see
+                   `hook_files`.
+    cache_control_injection_points: what is marked for the provider's own cache: points, or "auto"; see `PromptCaching`.
     on_hook_error: "raise": a hook's exception reaches the caller; "skip": it is counted, the call goes on.
     stale_while_revalidate, stale_if_error, early_refresh, jitter: see `Freshness`; 0 is off. The first two
                    prolong a ttl, and serve what a soft purge has ended, with a ttl or without.
@@ -98,6 +119,7 @@ class Policy:
                    `SupportsLease`); 0: each process calls for itself.
     epoch_max_age: seconds for which an invalidation by another process may go unnoticed; and for which entries
                    can be served from a near tier when the far one, which knows of invalidations, is away.
+    observers:     are told of every finished call; see `Observer` of asynccache.telemetry.observation.
     random:        returns a number from 0 up to 1.
 
     Raises ConfigError for a wrong value.
@@ -107,6 +129,8 @@ class Policy:
     caching_groups: Sequence[Sequence[str]] = ()
     pre_hooks: Sequence[PreHook] = ()
     post_hooks: Sequence[PostHook] = ()
+    hooks: HookFiles = ()
+    cache_control_injection_points: Points | None = None
     on_hook_error: OnError = "raise"
     stale_while_revalidate: float | timedelta = 0
     stale_if_error: float | timedelta = 0
@@ -122,6 +146,7 @@ class Policy:
     write_behind: int = 0
     lease_wait: float | timedelta = 60
     epoch_max_age: float | timedelta = 1
+    observers: Sequence[Observer] = ()
     random: Random = _random
 
     def __post_init__(self) -> None:
@@ -142,6 +167,15 @@ class Policy:
         )
 
 
+ATOP = ("hooks", "cache_control_injection_points", "on_hook_error")
+"""Options that may stand beside `caching` in a file."""
+
+PROXY = frozenset(
+    {"cache_responses", "model_list", "upstream", "proxy", "rules", "telemetry", "environment_variables"}
+    | {"litellm_settings", "general_settings", "router_settings"}
+)
+"""What else stands in a file, and is not the cache's."""
+
 POLICY = tuple(field.name for field in fields(Policy))
 """The options of `Cache` that are not its backend's."""
 
@@ -158,7 +192,8 @@ def default_stages(
     clock: Clock,
 ) -> list[Stage]:
     """The stages around the upstream call, outermost first. Their order is spelled here only."""
-    hooks = Hooks(policy.pre_hooks, policy.post_hooks, stats=stats, on_error=policy.on_hook_error)
+    pre, post = all_hooks(policy)
+    hooks = Hooks(pre, post, stats=stats, on_error=policy.on_hook_error)
     shared: dict[str, Any] = {"epochs": epochs, "stats": stats, "clock": clock}
     shared |= {"freshness": policy.freshness, "random": policy.random}
     reading = {"tier": tier, "max_refreshes": policy.max_refreshes, "pace": policy.pace, **shared}
@@ -170,14 +205,35 @@ def default_stages(
     negative_ttl, negative_errors = seconds(policy.negative_ttl, "negative_ttl"), error_types(policy.negative_errors)
     build = key_builders.resolve(policy.key_builder, policy.caching_groups)
     build_key = BuildKey() if build is None else BuildCustomKey(build)
+    observers = Observers(policy.observers)
     return [
-        *([hooks] if policy.pre_hooks or policy.post_hooks else []),
+        *([Observe(observers, clock=clock)] if observers else []),
+        *([hooks] if pre or post else []),
         build_key,
         Elements(lookup, [build_key, quiet], stats=stats, at_once=tier != "memory"),
         *([Negative(negative_ttl, negative_errors, stats=stats, clock=clock)] if negative_ttl else []),
         Coalesce(lookup.find, store.outdated, leadership=leadership, **flights),
         store,
+        *([Meter(observers, clock=clock)] if observers else []),
     ]
+
+
+def all_hooks(policy: Policy) -> tuple[list[PreHook], list[PostHook]]:
+    """The hooks before and after, in their order: those given as objects, those of files, the marks. The hook that
+    comes with this package marks where the points say, in its place in the files. Raises ConfigError."""
+    points = policy.cache_control_injection_points
+    if not policy.hooks and not points:
+        return [*policy.pre_hooks], [*policy.post_hooks]
+    # Loaded for those who want it: most have neither.
+    from asynccache.providers import anthropic_cache_control_hook
+    from asynccache.providers.prompt_caching import PromptCaching
+
+    loaded = hook_files.load(hook_files.read_files(policy.hooks))
+    bundled: PreHook = anthropic_cache_control_hook.async_pre_llm_hook
+    marks = PromptCaching(points or SYSTEM) if points or bundled in loaded.pre else None
+    files = [hook if marks is None or hook is not bundled else marks for hook in loaded.pre]
+    last = [marks] if marks is not None and marks not in files else []
+    return [*policy.pre_hooks, *files, *last], [*policy.post_hooks, *loaded.post]
 
 
 def backend_type(name: str, options: Iterable[str] = ()) -> str:
@@ -210,7 +266,7 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
     for needed in parameters(factory, required=True):
         if needed not in renamed:
             raise ConfigError(f"{kind} backend: the option {needed!r} is missing")
-    for tier in TIERS.get(kind, ()):
+    for tier in (*TIERS.get(kind, ()), *STORES.get(kind, ())):
         if tier in renamed:
             renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
     try:
@@ -225,6 +281,55 @@ def backend_options(name: str, options: Iterable[str] = ()) -> list[str]:
     kind = backend_type(name, options)
     factory = _factory(kind)
     return [*parameters(factory), *OPTION_ALIASES.get(kind, {}), *_of_codec(factory), *_of_guard(factory)]
+
+
+def option_types(name: str, options: Iterable[str] = ()) -> dict[str, Any]:
+    """The types of the options that a backend of this type takes, under our names."""
+    factory = _factory(backend_type(name, options))
+    found = {**types_of(Codec), **types_of(Guard), **types_of(factory)}
+    return {option: found[option] for option in backend_options(name, options) if option in found}
+
+
+def types_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The types of what a callable takes as keywords, as far as they can be told."""
+    made = getattr(factory, "__init__", factory) if isinstance(factory, type) else factory
+    try:
+        return get_type_hints(made)
+    except (NameError, TypeError):  # of a backend of the user's own, that imports them for type checkers only
+        return {}
+
+
+def typed(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Cache`, with what comes as text, as from the environment, read as the number or truth value
+    that is wanted, where no text is. own: the types of those that are neither the backend's nor the policy's."""
+    kind = backend_type(str(arguments.get("type", "memory")), arguments)
+    aliases = OPTION_ALIASES.get(kind, {})
+    wanted = {**option_types(kind, arguments), **own}
+    found = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, Mapping) and name in TIERS.get(kind, ()):
+            found[name] = typed(value, {})
+        elif isinstance(value, str):
+            found[name] = _as_wanted(value, wanted.get(aliases.get(name, name)))
+    return found
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _as_wanted(text: str, annotation: Any) -> Any:
+    allowed = set(get_args(annotation)) or {annotation}
+    if annotation is None or str in allowed:
+        return text
+    if bool in allowed:
+        return _TRUTH.get(text.strip().lower(), text)
+    for kind in (int, float):
+        if kind in allowed or (kind is int and float in allowed):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
 
 
 def _factory(kind: str) -> Callable[..., AsyncCacheBackend]:
@@ -282,15 +387,49 @@ def _error_type(error: Any) -> type[Exception]:
 
 
 def read(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Cache` from a mapping or a file (.json, .toml, .yaml): at its top level, or
-    under `caching`. Raises ConfigError."""
-    table = source if isinstance(source, Mapping) else _load(Path(source))
+    """The arguments of `Cache` from a mapping or a file (.json, .toml, .yaml): at its top level, or under `caching`,
+    with hooks and injection points at the top. What is the proxy's alone is left out.
+
+    In a file, `os.environ/NAME`, `${NAME}` and `${NAME:-default}` are variables. Raises ConfigError."""
+    table = source if isinstance(source, Mapping) else _load(source)
     if not table.get("cache_responses", True):
         raise ConfigError("cache_responses is false: there is no cache to build")
-    caching = table.get("caching", {k: v for k, v in table.items() if k != "cache_responses"})
+    caching = table.get("caching", {k: v for k, v in table.items() if k not in PROXY})
     if not isinstance(caching, Mapping):
         raise ConfigError(f"caching: a table of options is wanted, not {caching!r}")
-    return {str(name): value for name, value in caching.items()}
+    arguments = {**{name: table[name] for name in ATOP if name in table}, **caching}
+    if "hooks" in arguments:
+        folder = "" if isinstance(source, Mapping) else Path(source).parent
+        arguments["hooks"] = hook_files.read_files(arguments["hooks"] or (), folder)
+    return plain({str(name): value for name, value in arguments.items()})
+
+
+def plain(caching: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Cache` from a `caching` table as LiteLLM's guide writes it: what stands in its `params` is
+    an option as any other, `ttl` in the far tier is the entries', and in the near one it is `max_stale`.
+    Raises ConfigError where that is said twice."""
+    options = dict(caching)
+    kind = backend_type(str(options.get("type", "memory")))
+    if kind.endswith("_semantic") and isinstance(params := options.get("params"), Mapping):
+        del options["params"]
+        for name, value in params.items():
+            _say_once(options, str(name), value, f"params.{name}")
+    if kind in TIERS:
+        near, far = TIERS[kind]
+        for tier, meant in ((near, "max_stale"), (far, "ttl")):
+            inner = options.get(tier)
+            if not isinstance(inner, Mapping):
+                continue
+            inner = plain(inner)
+            if "ttl" in inner:
+                _say_once(options, meant, inner.pop("ttl"), f"{tier}.ttl")
+            options[tier] = inner
+    return options
+
+
+def _say_once(options: dict[str, Any], name: str, value: Any, said: str) -> None:
+    if options.setdefault(name, value) != value:
+        raise ConfigError(f"{name}={options[name]!r} and {said}={value!r} say the same thing twice: give one of them")
 
 
 def parameters(factory: Callable[..., Any], *, required: bool = False) -> list[str]:
@@ -314,32 +453,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    try:
-        table = _parse(path, data)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{path}: a table of options is wanted at the top level")
-    return table
-
-
-def _parse(path: Path, data: bytes) -> Any:
-    if path.suffix == ".json":
-        return orjson.loads(data)
-    if path.suffix == ".toml":
-        return tomllib.loads(data.decode())
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            import yaml
-        except ImportError as error:
-            raise ConfigError("reading YAML needs the extra asynccache[config]") from error
-        try:
-            return yaml.safe_load(data)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
-    raise ConfigError(f"{path}: a .yaml, .toml or .json file is wanted")
+def _load(path: str | PathLike[str]) -> Mapping[str, Any]:
+    document = Document.read(path)
+    ours = {name: value for name, value in document.table.items() if name not in PROXY or name == "cache_responses"}
+    return document.with_table(ours).resolved(os.environ).table

@@ -43,11 +43,14 @@ LAYERS = [
     },
     {"targets", "epochs", "pipeline", "background", "leases", "key_builders", "batches"},
     {"guard"},
+    {"semantic"},
     {"telemetry"},
+    {"traffic_log"},
     {"stages", "backends", "providers"},
     {"hook_files"},
-    {"config", "cache_aside"},
+    {"config", "cache_aside", "warming"},
     {"cache"},
+    {"simulation"},
     {"http"},
     {"clients", "proxy", "cli", "testing", "asynccache", "__main__"},
 ]
@@ -58,8 +61,10 @@ APART = {("stages", "backends"), ("backends", "stages")}
 
 DRIVERS = {
     *("redis", "aioboto3", "aiobotocore", "gcloud", "azure", "qdrant_client", "numpy"),
+    *("usearch", "tokenizers", "safetensors", "fastembed", "sentence_transformers"),
     *("openai", "anthropic", "litellm", "httpx", "httpx2", "aiohttp"),
     *("cryptography", "zstandard", "botocore", "boto3"),
+    *("genai_prices", "opentelemetry", "prometheus_client"),
     *("pydantic", "pydantic_settings", "starlette", "uvicorn", "typer", "rich", "yaml"),
 }
 

@@ -24,8 +24,18 @@ def build_app() -> typer.Typer:
     """All commands. Raises ModuleNotFoundError without typer and rich."""
     import typer
 
+    from asynccache.cli.api_keys import keys
+    from asynccache.cli.config import config
     from asynccache.cli.demo import demo
+    from asynccache.cli.doctor import doctor
     from asynccache.cli.keys import explain, key
+    from asynccache.cli.semantic import semantic
+    from asynccache.cli.ledger import report
+    from asynccache.cli.prompt_cache import app as prompt_cache
+    from asynccache.cli.remote import clear, delete, invalidate, ping, stats
+    from asynccache.cli.serve import serve
+    from asynccache.cli.simulate import simulate
+    from asynccache.cli.warm import warm
 
     app = typer.Typer(
         help="An asyncio-first cache for LLM calls.",
@@ -33,6 +43,11 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for command in (demo, key, explain):
+    for command in (demo, key, explain, serve, doctor, report, warm, simulate):
         app.command()(command)
+    for verb in (stats, ping, delete, invalidate, clear):
+        app.command(rich_help_panel="A running proxy")(verb)
+    app.add_typer(keys, name="keys")
+    app.add_typer(config, name="config")
+    app.add_typer(prompt_cache, name="prompt-cache")
     return app

@@ -43,7 +43,7 @@ def key(
     address it talks to. Of a key_builder that is a function of your own, all that it is given counts as in the key;
     it is looked for in the current folder, too.
     """
-    arguments = _read(request)
+    arguments = read_request(request)
     explanation = _explain(_cache(config, namespace, tenant), arguments, arguments, call_type)
     left_out = list(explanation.ignored)
     counted = [name for name in arguments if name not in left_out]
@@ -70,7 +70,7 @@ def explain(
     """
     if a == b == "-":
         fail("only one of the two requests can come from stdin")
-    explanation = _explain(_cache(config, namespace, tenant), _read(a), _read(b), call_type)
+    explanation = _explain(_cache(config, namespace, tenant), read_request(a), read_request(b), call_type)
     if as_json:
         typer.echo(json.dumps(_as_dict(explanation), indent=2, ensure_ascii=False))
     else:
@@ -104,7 +104,7 @@ def _explain(cache: Cache, a: dict[str, Any], b: dict[str, Any], call_type: str)
         fail(str(error))
 
 
-def _read(source: str) -> dict[str, Any]:
+def read_request(source: str) -> dict[str, Any]:
     """The JSON object in a file, or on stdin. Ends the command when there is none."""
     name = "stdin" if source == "-" else source
     try:

@@ -9,6 +9,7 @@ The functions of `litellm.caching` are here under their names, and whatever else
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import inspect
@@ -33,6 +34,8 @@ from asynccache.errors import ConfigError
 from asynccache.key_builders import cache_key_generator
 from asynccache.keys import INERT
 from asynccache.model import CacheMode
+from asynccache.providers import ContextCache
+from asynccache.providers import create_context_cache as acreate_context_cache
 from asynccache.sync_streams import driven
 from asynccache.targets import function_target, is_async
 
@@ -43,8 +46,10 @@ __all__ = [
     "CacheMode",
     "Installation",
     "LiteLLMCache",
+    "acreate_context_cache",
     "cache_key_generator",
     "caching",
+    "create_context_cache",
     "disable_cache",
     "enable_cache",
     "get_cache_key",
@@ -87,6 +92,16 @@ def get_cache_key(**request: Any) -> str:
     if litellm.cache is None:
         raise ConfigError("LiteLLM has no cache: enable_cache() first")
     return str(litellm.cache.get_cache_key(**request))
+
+
+def create_context_cache(model: str, **options: Any) -> ContextCache:
+    """`acreate_context_cache`, where no event loop runs: Gemini keeps a prefix, whose `id` a call that is wrapped by a
+    cache with `cache_control_injection_points`, or a `PromptCaching` hook, takes as `context_cache_id`."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(acreate_context_cache(model, **options))
+    raise ConfigError("create_context_cache blocks: on an event loop, await acreate_context_cache")
 
 
 # -- around LiteLLM's functions -----------------------------------------------------------------------
