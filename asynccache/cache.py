@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -34,6 +35,8 @@ from asynccache.streams import AnswerStream
 from asynccache.sync import LoopThread
 from asynccache.sync_streams import SyncAnswerStream, driven
 from asynccache.targets import binder, by_name, function_target, is_async, same_function, takes_anything
+from asynccache.telemetry.prices import Prices
+from asynccache.warming import Budget, Warmer, Warming, WrappedCall
 from asynccache.write_behind import WriteBehind
 
 T = TypeVar("T")
@@ -139,7 +142,7 @@ class Cache:
         own = [*(name for name in config.parameters(cls) if name != "backend"), *config.POLICY]
         backend = config.backend_options(kind)
         config.check_names(arguments, [*own, *backend], f"setting of a {kind} cache")
-        return cls(**arguments)
+        return cls(**config.typed(arguments, {**config.types_of(config.Policy), **config.types_of(cls)}))
 
     @property
     def ttl(self) -> float | None:
@@ -249,6 +252,7 @@ class Cache:
             return carry(response) if isinstance(response, Completion) else stream(response)
 
         call.__asynccache_targets__ = target, chat  # type: ignore[attr-defined]
+        call.__asynccache_cache__ = self  # type: ignore[attr-defined]
         return call
 
     def as_sync(self, function: Callable[..., Any], wrapped: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -262,6 +266,7 @@ class Cache:
             return SyncAnswerStream(self, found) if isinstance(found, AnswerStream) else found
 
         call.__asynccache_targets__ = getattr(wrapped, "__asynccache_targets__", None)  # type: ignore[attr-defined]
+        call.__asynccache_cache__ = getattr(wrapped, "__asynccache_cache__", None)  # type: ignore[attr-defined]
         return call
 
     def aside(self) -> CacheAside:
@@ -365,6 +370,68 @@ class Cache:
             raise ConfigError(f"{wrapped!r} was not wrapped by a cache")
         target, chat = targets
         return target if chat is None or "messages" not in request else chat
+
+    # -- filling --------------------------------------------------------------------------------------
+
+    async def warm(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        call: Callable[..., Any],
+        *,
+        concurrency: int = 8,
+        refresh_within: float | timedelta = 0,
+        max_usd: float | Decimal | None = None,
+        assume_usd: float | Decimal | None = None,
+        prices: Prices | None = None,
+        progress: Callable[[Warming], None] | None = None,
+    ) -> Warming:
+        """Make the calls whose answers are not there, so that the next one is a hit. What is there is not called
+        again, so an interrupted warming goes on where it was; a failure does not stop the others, and is reported.
+
+        requests: the arguments of each call by name; `cache={…}` among them as in any call.
+        call:     what to call: what this cache has wrapped, or what it is to wrap.
+        concurrency: calls under way at the same time.
+        refresh_within: seconds; an answer that ends within them is called anew.
+        max_usd:  what the calls may cost; see `Budget`. A request whose price nobody knows is then a ConfigError,
+                  before the first call, unless `assume_usd` says what such a call costs.
+        prices:   what tokens cost; None: those of the price library, if there is a `max_usd`.
+        progress: is told after each request.
+
+        Looking counts in no statistics; the calls do. Raises ConfigError for a wrong argument.
+        """
+        budget = None
+        if prices is not None or max_usd is not None:
+            budget = Budget(Prices() if prices is None else prices, limit=max_usd, assume=assume_usd)
+        within = directives.seconds(refresh_within, "refresh_within")
+        shelf = self.shelf(call)
+        warmer = Warmer(shelf, concurrency=concurrency, refresh_within=within, budget=budget, progress=progress)
+        return await warmer.run(requests)
+
+    def shelf(self, call: Callable[..., Any]) -> WrappedCall:
+        """What is kept of the answers of `call`, for a `Warmer` of one's own. Raises ConfigError."""
+        wrapped = call if hasattr(call, "__asynccache_targets__") else self.wrap(call)
+        handle = getattr(wrapped, "__asynccache_cache__", None)
+        if not isinstance(handle, Cache) or handle.backend is not self.backend:
+            raise ConfigError(f"call={call!r} was wrapped by another cache: give what this one has wrapped")
+
+        def read(request: Mapping[str, Any]) -> Request:
+            params = dict(request)
+            wanted = handle._asked(params.pop("cache", None))
+            target = handle._target(wrapped, params)
+            made = Request(params, wanted, target)
+            if not handle._supports(target):
+                made.bypass = "call-type"
+            return made
+
+        return WrappedCall(
+            wrapped,
+            self._stages,
+            read=read,
+            backend=self._behind or self.backend,
+            epochs=self._epochs,
+            clock=self._clock,
+            drain=self.drain,
+        )
 
     # -- taking away ----------------------------------------------------------------------------------
 

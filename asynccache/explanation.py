@@ -45,7 +45,7 @@ class Explanation:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:
     """The leaves in which two trees from `material` differ, by path."""
-    left, right = dict(_leaves(a, "")), dict(_leaves(b, ""))
+    left, right = dict(leaves(a)), dict(leaves(b))
     return tuple(
         Difference(path, left.get(path), right.get(path))
         for path in dict.fromkeys([*left, *right])
@@ -53,15 +53,16 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference,
     )
 
 
-def _leaves(tree: Any, path: str) -> Iterator[tuple[str, str]]:
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, what is there as JSON) for all that a tree from `material` ends in."""
     if isinstance(tree, dict) and tree:
         for name in sorted(tree):
-            yield from _leaves(tree[name], (path + step(name)).removeprefix("."))
+            yield from leaves(tree[name], (path + step(name)).removeprefix("."))
     elif isinstance(tree, list) and tree:
         for i, item in enumerate(tree):
-            yield from _leaves(item, f"{path}[{i}]")
+            yield from leaves(item, f"{path}[{i}]")
     elif isinstance(tree, Pairs):
         for text, item in tree.pairs:
-            yield from _leaves(item, f"{path}{{{text}}}")
+            yield from leaves(item, f"{path}{{{text}}}")
     else:
         yield path, dumps_tree(tree).decode()

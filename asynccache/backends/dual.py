@@ -15,7 +15,7 @@ from asynccache.background import cancel
 from asynccache.errors import BackendClosed, BackendError, ConfigError
 from asynccache.guard import guarded
 from asynccache.loops import PerLoop
-from asynccache.model import CacheKey, Entry
+from asynccache.model import CacheKey, Entry, Neighbour
 from asynccache.protocols import AsyncCacheBackend, Changes, Clock, Leases, SupportsLeave, SupportsPing, Told
 
 NAME = "dual"
@@ -198,6 +198,8 @@ class DualBackend:
                 self.stats.misses += 1
                 return None
             self.stats.l2_hits += 1
+            if isinstance(entry, Neighbour):
+                return entry  # another key's: it may be over before that is known here
             if not _is_over(entry, self._clock()) and self._begin(fill) and await self._fill(key, entry):
                 self._trust(fill)
             return entry

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asynccache.backends._redis_batches import Server
+from asynccache.backends._redis_commands import Commands
 from asynccache.backends._redis_driver import Redis
 from asynccache.backends._redis_events import Events
 from asynccache.backends._redis_lines import Failures, Pool
@@ -158,6 +159,10 @@ class RedisBackend(RedisVerbs):
             announce=self._announcement,
         )
         return _OneServer(server, Events(pool, self._channel, self._origin, self._failures))
+
+    def commands(self) -> Commands:
+        """Any commands, on connections of their own; closed by who has asked for them."""
+        return Commands(self._pool, self._failures, self.connections, self.max_batch)
 
     def _pool(self) -> Pool:
         most = self.connections + 2

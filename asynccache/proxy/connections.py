@@ -1,0 +1,184 @@
+"""Connections, and what uvicorn leaves open about them: how large a request's head may be, how long it may take to
+come, and how long a client may not read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from asynccache.proxy.settings import Proxy
+
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+
+_HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+
+
+class Limits:
+    """Those of the configuration that is in force. Connections that are there keep what they began with."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.set(proxy)
+
+    def set(self, proxy: Proxy) -> None:
+        self.max_header_bytes = proxy.max_header_bytes
+        self.max_connections = proxy.max_connections
+        self.header_timeout = proxy.header_timeout
+        self.write_timeout = proxy.write_timeout
+        self.keep_alive = proxy.keep_alive
+
+
+class _Unheard(list[Any]):
+    """Where trailers go: they are no headers, though uvicorn would add them to those of the request."""
+
+    def append(self, item: Any, /) -> None:
+        pass
+
+
+class Connection(HttpToolsProtocol):
+    """A client's. The time for a head begins with its first byte, so that a head which comes whole costs no timer."""
+
+    limits: Limits
+    _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
+    _unsent = 0
+    _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self._refuse(503, "there are too many connections", "too_many_connections")
+            return
+        self._timer = self.loop.call_later(self.limits.keep_alive, self._nothing_came)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_timer()
+        if self._stalled is not None:
+            self._stalled.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        if not self._in_head or self._refused:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self.limits.max_header_bytes:
+            self._too_large()
+        elif self._head_bytes == len(data):
+            self._end_timer()
+            self._timer = self.loop.call_later(self.limits.header_timeout, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._end_timer()
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+        if size > self.limits.max_header_bytes:
+            self._too_large()
+            return
+        super().on_headers_complete()
+        self.headers = _Unheard()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        if self._stalled is None:
+            self._watch_reading()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg, "invalid_request")
+
+    # -- refusing -------------------------------------------------------------------------------------
+
+    def _too_large(self) -> None:
+        most = self.limits.max_header_bytes
+        self._refuse(431, f"the request's head is larger than {most} bytes", "headers_too_large")
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        seconds = self.limits.header_timeout
+        self._refuse(408, f"the request's head did not come within {seconds:g} seconds", "request_timeout")
+
+    def _nothing_came(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _watch_reading(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self.limits.write_timeout, self._still_unread)
+
+    def _still_unread(self) -> None:
+        """The buffer is not empty yet. A client that reads, if slowly, has time again."""
+        self._stalled = None
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_reading()
+            return
+        _forget_what_is_unsent(self.transport)
+        self.transport.abort()
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Answer, and close. Where an answer is under way nothing can be said in between: then close only."""
+        self._refused = True
+        self._end_timer()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+            body = orjson.dumps({"error": error})
+            head = (
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head % (status, _REASONS[status], len(body)) + body)
+        self.transport.close()
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _forget_what_is_unsent(transport: asyncio.Transport) -> None:
+    """So that the kernel resets the connection when it is closed. It would keep megabytes for who does not read."""
+    known = transport.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(known.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def connection_class(limits: Limits) -> type[Connection]:
+    """What uvicorn makes for each connection."""
+    return type("LimitedConnection", (Connection,), {"limits": limits})
