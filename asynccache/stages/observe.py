@@ -30,7 +30,7 @@ from asynccache.telemetry.vendors import vendor
 
 logger = logging.getLogger("asynccache")
 
-_FROM_THE_CACHE = ("hit", "stale", "semantic")
+_FREE = ("hit", "stale", "semantic", "coalesced")
 _ASKED = ("miss", "bypass")
 _LABEL = 128
 _KNOWN = 4096
@@ -207,11 +207,10 @@ class Observe:
             answered, usage = _label(meta.get("model")), usage_of(meta.get("usage"))
         else:
             usage = told
-        if outcome in _FROM_THE_CACHE:
-            paid: Usage | None = NOTHING
-        elif call_type.parts is not None and (elements := getattr(status, "elements", None)) is not None:
+        paid: Usage | None
+        if call_type.parts is not None and (elements := getattr(status, "elements", None)) is not None:
             usage, paid, answered = _of_elements(elements, response)
-        elif outcome == "coalesced":
+        elif outcome in _FREE:
             paid = NOTHING
         else:
             made = request.find(UpstreamCall)
