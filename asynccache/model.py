@@ -81,6 +81,11 @@ class CacheKey:
                 return part.namespace, part.tenant
         return "", None
 
+    @property
+    def semantic(self) -> bool:
+        """Whether the call it was built for may be answered, and may answer, by similarity: unless it says otherwise."""
+        return all(part.semantic for part in self.source if isinstance(part, Directives))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CacheKey) and other.digest == self.digest
 
@@ -195,6 +200,7 @@ class Directives:
     max_age:  seconds: an older entry is not served; None: any age.
     no_cache: do not read. no_store: do not write.
     only_if_cached: do not call the upstream: without an answer, raise NotCached.
+    semantic: False: only an answer to this very question will do, and its answer is for nobody who asks otherwise.
     enabled:  False under `mode="default_off"` without `use-cache`.
     """
 
@@ -207,6 +213,7 @@ class Directives:
     tenant: str | None = None
     tags: tuple[str, ...] = ()
     only_if_cached: bool = False
+    semantic: bool = True
     head: bytes = field(init=False)
     bypass: str = field(init=False)
 

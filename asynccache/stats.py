@@ -16,6 +16,8 @@ class Stats:
 
     hits: int = 0
     """Calls answered from an entry."""
+    semantic_hits: int = 0
+    """Those of them whose entry was stored for another wording."""
     stale: int = 0
     """Calls answered from an entry that was no longer fresh."""
     coalesced: int = 0
@@ -76,6 +78,7 @@ class Stats:
         """Count a call that was not answered by the first look-up."""
         if outcome in ("hit", "semantic"):
             self.hits += 1
+            self.semantic_hits += outcome == "semantic"
         elif outcome == "stale":
             self.stale += 1
         elif outcome == "coalesced":
@@ -93,4 +96,6 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """All counters, JSON-able."""
-        return {"calls": self.calls, "hit_ratio": self.hit_ratio, **asdict(self)}
+        # asdict would make Counters of pairs of the Counters.
+        reasons = {name: dict(getattr(self, name)) for name in ("bypass_reasons", "reject_reasons")}
+        return {"calls": self.calls, "hit_ratio": self.hit_ratio, **asdict(self), **reasons}

@@ -17,7 +17,15 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers.azurite import AzuriteServer
     from tests.servers.gcs import GcsServer
-    from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer, TlsRedisServer
+    from tests.servers.qdrant import QdrantServer
+    from tests.servers.redis import (
+        RedisCluster,
+        RedisSentinel,
+        RedisServer,
+        SearchRedisServer,
+        TlsRedisServer,
+        VectorRedisServer,
+    )
     from tests.servers.s3 import S3Server
 
 
@@ -118,3 +126,44 @@ def azurite() -> Iterator[AzuriteServer]:
 
     with AzuriteServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_vectors() -> Iterator[VectorRedisServer]:
+    """A Redis 8 with vector sets, and no RediSearch."""
+    from tests.servers.redis import VectorRedisServer
+
+    with VectorRedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_search() -> Iterator[SearchRedisServer]:
+    from tests.servers.redis import SearchRedisServer
+
+    with SearchRedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def new_redis_search() -> Iterator[Callable[..., SearchRedisServer]]:
+    from tests.servers.redis import SearchRedisServer
+
+    with ExitStack() as started:
+        yield lambda *options: started.enter_context(SearchRedisServer(*options))
+
+
+@pytest.fixture(scope="session")
+def qdrant_server() -> Iterator[QdrantServer]:
+    from tests.servers.qdrant import QdrantServer
+
+    with QdrantServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of a small embedding model."""
+    from tests.servers import programs
+
+    return str(programs.minilm())

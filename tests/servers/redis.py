@@ -68,6 +68,24 @@ class RedisServer(Server):
         return connect(self.host, self.port, protocol=2, socket_timeout=5, decode_responses=True)
 
 
+class VectorRedisServer(RedisServer):
+    """A Redis 8, which has vector sets (VADD, VSIM)."""
+
+    name = "redis-server 8"
+
+    def command(self) -> list[str]:
+        return [programs.redis_server_8(), *super().command()[1:]]
+
+
+class SearchRedisServer(VectorRedisServer):
+    """The same with RediSearch (FT.SEARCH) as well, as Redis Stack and Redis 8's full build have it."""
+
+    name = "redis-server 8 with RediSearch"
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--loadmodule", programs.redisearch()]
+
+
 class TlsRedisServer(RedisServer):
     """TLS only, and one user, who may not use the dangerous commands (FLUSHALL, KEYS, INFO, CONFIG …).
 
