@@ -40,6 +40,7 @@ LAYERS = [
         "pace",
         "replay",
         "document",
+        "litellm_settings",
     },
     {"targets", "epochs", "pipeline", "background", "leases", "key_builders", "batches"},
     {"guard"},

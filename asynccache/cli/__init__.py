@@ -29,10 +29,10 @@ def build_app() -> typer.Typer:
     from asynccache.cli.demo import demo
     from asynccache.cli.doctor import doctor
     from asynccache.cli.keys import explain, key
-    from asynccache.cli.semantic import semantic
     from asynccache.cli.ledger import report
     from asynccache.cli.prompt_cache import app as prompt_cache
     from asynccache.cli.remote import clear, delete, invalidate, ping, stats
+    from asynccache.cli.semantic import semantic
     from asynccache.cli.serve import serve
     from asynccache.cli.simulate import simulate
     from asynccache.cli.warm import warm
@@ -50,4 +50,5 @@ def build_app() -> typer.Typer:
     app.add_typer(keys, name="keys")
     app.add_typer(config, name="config")
     app.add_typer(prompt_cache, name="prompt-cache")
+    app.add_typer(semantic, name="semantic")
     return app

@@ -73,10 +73,10 @@ def schema() -> None:
 async def _stores(settings: Settings, timeout: float) -> list[Health]:
     """Build all that the proxy would build, and ask the stores. Raises ConfigError."""
     from asynccache.proxy.app import create_app
-    from asynccache.proxy.settings import build_cache
+    from asynccache.proxy.observers import watched_cache
     from asynccache.proxy.stores import health
 
-    cache = build_cache(settings)
+    cache = watched_cache(settings)
     try:
         app = create_app(settings, cache=cache)
         try:

@@ -47,9 +47,13 @@ def explain(
     serves = decision.candidate is not None
     if as_json:
         said = {
-            "serves": serves, "layer": decision.layer, "score": decision.score, "similarity": similarity,
-            "similarity_assumed": assumed, "reasons": list(decision.reasons),
-        }  # fmt: skip
+            "serves": serves,
+            "layer": decision.layer,
+            "score": decision.score,
+            "similarity": similarity,
+            "similarity_assumed": assumed,
+            "reasons": list(decision.reasons),
+        }
         typer.echo(json.dumps(said, indent=2, ensure_ascii=False))
     else:
         for reason in decision.reasons:
@@ -107,9 +111,12 @@ def _print(report: Report) -> None:
         for point in setting.curve:
             if point.served:
                 table.add_row(
-                    f"{point.threshold:g}", str(point.served), str(point.right), f"{point.precision:.4f}",
+                    f"{point.threshold:g}",
+                    str(point.served),
+                    str(point.right),
+                    f"{point.precision:.4f}",
                     f"{point.low:.4f} to {point.high:.4f}",
-                )  # fmt: skip
+                )
         console.print(table)
     console.print(_advice(report))
 
@@ -123,8 +130,9 @@ def _advice(report: Report) -> str:
     point = report.chosen.chosen
     share = point.served / report.comparisons
     return (
-        f"recommended: layers {report.chosen.layers}; {report.chosen.option}: {point.threshold:g}. Precision {point.precision:.4f}, "
-        f"at least {point.low:.4f} ({report.sureness:.0%} sure); it serves {point.served} of {report.comparisons} ({share:.1%})."
+        f"recommended: layers {report.chosen.layers}; {report.chosen.option}: {point.threshold:g}. "
+        f"Precision {point.precision:.4f}, at least {point.low:.4f} ({report.sureness:.0%} sure); "
+        f"it serves {point.served} of {report.comparisons} ({share:.1%})."
     )
 
 
@@ -134,12 +142,19 @@ def _as_dict(report: Report) -> dict[str, object]:
             return None
         point = setting.chosen
         return {
-            "layers": setting.layers, setting.option: point.threshold, "served": point.served, "precision": point.precision,
-            "low": point.low, "high": point.high,
-        }  # fmt: skip
+            "layers": setting.layers,
+            setting.option: point.threshold,
+            "served": point.served,
+            "precision": point.precision,
+            "low": point.low,
+            "high": point.high,
+        }
 
     return {
-        "comparisons": report.comparisons, "target_precision": report.target, "sureness": report.sureness,
-        "recommended": of(report.chosen), "needed": report.needed,
+        "comparisons": report.comparisons,
+        "target_precision": report.target,
+        "sureness": report.sureness,
+        "recommended": of(report.chosen),
+        "needed": report.needed,
         "settings": [{"layers": setting.layers, "reaches": of(setting)} for setting in report.settings],
-    }  # fmt: skip
+    }

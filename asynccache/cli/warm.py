@@ -242,7 +242,10 @@ async def _shelf(
         assert config is not None
         yield await stop.enter_async_context(_client_shelf(config, api_key))
         return
-    import httpx2
+    try:
+        import httpx2
+    except ModuleNotFoundError as error:
+        raise ConfigError("this needs the extra asynccache[proxy] (httpx2 is not installed)") from error
 
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     # As long as a provider may take; the proxy has timeouts of its own.
@@ -252,8 +255,7 @@ async def _shelf(
     else:
         from asynccache.proxy.app import create_app
 
-        cache = _cache(settings)
-        stop.push_async_callback(cache.aclose)
+        cache = _cache(settings, stop)
         app = create_app(settings, cache=cache)
         stop.push_async_callback(app.aclose)
         transport = httpx2.ASGITransport(app=app)
@@ -261,15 +263,19 @@ async def _shelf(
     yield _ProxyShelf(await stop.enter_async_context(client))
 
 
-def _cache(settings: Settings) -> Cache:
+def _cache(settings: Settings, stop: AsyncExitStack) -> Cache:
     """That of the proxy. Its ledger gets what is spent here; what is looked for here is nobody's saving."""
     from asynccache.proxy.settings import build_cache
     from asynccache.telemetry.ledger import Ledger
 
-    path = settings.telemetry.ledger
-    if path is None:
-        return build_cache(settings)
-    return build_cache(settings, observers=[_Spending(Ledger(_prices(settings), path=settings.folder / path))])
+    path, observers = settings.telemetry.ledger, []
+    if path is not None:
+        ledger = Ledger(_prices(settings), path=settings.folder / path)
+        stop.push_async_callback(ledger.aclose)
+        observers.append(_Spending(ledger))
+    cache = build_cache(settings, observers=observers)
+    stop.push_async_callback(cache.aclose)
+    return cache
 
 
 class _Spending:

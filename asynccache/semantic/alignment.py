@@ -58,7 +58,7 @@ def align(a: Text, b: Text) -> Alignment:
     for key in left[:MOST_LEFT]:
         best: tuple[int, Key, list[tuple[Key, Key]]] | None = None
         for other in open_right:
-            rank, kind = _relation(key, other, a, b, result)
+            rank, kind = _relation(key, other, result)
             if kind is not None and (best is None or rank < best[0]):
                 best = (rank, other, kind)
                 if not rank:
@@ -111,7 +111,7 @@ def _bare(key: Key) -> str:
     return key[1:] if key[0] == "=" else key
 
 
-def _relation(key: Key, other: Key, a: Text, b: Text, result: Alignment) -> tuple[int, list[tuple[Key, Key]] | None]:
+def _relation(key: Key, other: Key, result: Alignment) -> tuple[int, list[tuple[Key, Key]] | None]:
     """What two words are to each other: the list of the alignment they belong into, and its rank (0 is surest)."""
     if key == other or not key[0].isalpha() or not other[0].isalpha() or key[1:2] == ":" or other[1:2] == ":":
         return 9, None
@@ -203,7 +203,7 @@ def _initials(left: list[Key], right: list[Key], a: Text, b: Text, result: Align
 
 
 def _pairs(text: str, stemmed: bool = True) -> frozenset[tuple[str, str]]:
-    pairs = set()
+    pairs: set[tuple[str, str]] = set()
     for group in text.replace("\n", ";").split(";"):
         words = [stem(part) if stemmed else part for part in group.split()]
         pairs.update((min(x, y), max(x, y)) for x in words for y in words if x != y)

@@ -1,10 +1,12 @@
-"""A learned policy with an error budget: it serves as much as it can while at most δ of all requests are answered wrongly.
+"""A learned policy with an error budget: it serves as much as it can while at most δ of all requests are answered
+wrongly.
 
 How it works
     Every miss gives labels for nothing: is the model's answer equal to that of the nearest stored questions? A share
     of would-be hits is explored: the model is called although an answer could be served, and the two are compared. One
     P(right), shared over all entries, is fitted to these labels as they come; it starts at the scorer's. Entries
-    with equal answers form groups, and a question's nearest entries vote for theirs. An answer is served from the lowest
+    with equal answers form groups, and a question's nearest entries vote for theirs. An answer is served from the
+    lowest
     P(right) on at which the wrong answers that are to be expected of recent requests stay within the budget.
 
 What is guaranteed, and under which assumptions
@@ -14,18 +16,22 @@ What is guaranteed, and under which assumptions
 
     guarantee="strict": with probability 1 - α it holds at every moment that S ≤ (ψN + ln 1/α) / θ, where
         (1 - ε)(e^θ - 1) = ε(1 - e^-ψ): e^(θS - ψN) is a supermartingale, since a hit that is wrong with any
-        probability q multiplies it by at most 1 + q((1 - ε)(e^θ - 1) - ε(1 - e^-ψ)) = 1 on average (Ville 1939). An answer is
+        probability q multiplies it by at most 1 + q((1 - ε)(e^θ - 1) - ε(1 - e^-ψ)) = 1 on average (Ville 1939). An
+        answer is
         served only while that bound, with one wrong answer more, is at most δ times the requests so far. So: with
         probability 1 - α, never are more than δ of the requests so far answered wrongly. The price is a
-        cold start: at δ = 1 %, ε = 20 %, α = 5 % nothing is served in the first 2,600 requests.
+        cold start: at δ = 1 %, ε = 20 %, α = 5 % it is some 2,600 requests until more is served than one answer in 1
+        / δ
+        requests, which is within the budget whatever they are.
 
     guarantee="alarm" (default): serves at once, as P(right) says, and rings an alarm when the explored hits
-        show that the budget is overdrawn: when Σ ln(1 + c/ε) over the explored wrong ones exceeds cδt + ln 1/α, averaged in
+        show that the budget is overdrawn: when Σ ln(1 + c/ε) over the explored wrong ones exceeds cδt + ln 1/α,
+        averaged in
         wealth over some c. While the expected wrong answers are within δ, that ever happens with probability α at most
-        (same theorem). After an alarm it falls back to exact matching: all would-be hits are explored,
-        until as many as certify the refitted policy, by the strict bound of their own. That the error stays within
-        δ before an alarm is not guaranteed by theorem; it is what P(right) is fitted for, and is measured
-        in benchmarks/semantic.py.
+        (same theorem). After an alarm it falls back to exact matching, and from then on is strict: all would-be
+        hits are explored until the strict bound, counted from the alarm, allows to serve. That the error stays within δ
+        before an alarm is not guaranteed by theorem; it is what P(right) is fitted for, and is measured in
+        benchmarks/semantic.py.
 
 One policy for one circle of trust: whoever can make labels (ask questions and get answers) moves the shared P(right).
 """
@@ -87,7 +93,8 @@ class BudgetPolicy:
     guarantee:    "alarm" or "strict".
     explored:     the share of would-be hits that is explored; default 3 %, and 20 % where strict.
     alpha:        the probability with which a guarantee may fail.
-    label_error:  the share of labels that is wrong, below 0.5: what the judge that compares answers is known to miss. "strict"
+    label_error:  the share of labels that is wrong, below 0.5: what the judge that compares answers is known to
+    miss. "strict"
                   then counts labels as they come, and is only stricter where they call right answers wrong.
     random:       draws from 0 to 1; by default such as nobody can foresee.
 
@@ -319,7 +326,8 @@ class _Groups:
 class _Expectation:
     """The serving threshold: the lowest P(right) at which expected wrong answers per recent request stay in the budget.
 
-    Recent requests are a histogram of P(right) that fades. Expectations are corrected by what exploring shows: a P(right)
+    Recent requests are a histogram of P(right) that fades. Expectations are corrected by what exploring shows: a
+    P(right)
     that promises too much is taken for what it turned out to be.
     """
 

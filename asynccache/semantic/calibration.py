@@ -50,7 +50,8 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a log says. `chosen`: the setting that serves most of those that reach the target; None: too little is known.
+    """What a log says. `chosen`: the setting that serves most of those that reach the target; None: too little is
+    known.
 
     needed: at least so many served answers, all of them right, would be wanted for a recommendation.
     """

@@ -67,7 +67,8 @@ class Policy(Protocol):
 
         explored: the question was one that `decide` wanted explored; False for the labels that every miss gives for
         nothing (its answer compared with those of the nearest stored questions; the more of them, the better).
-        digest: under which the query's own answer is stored now, where it is. It lets a policy know entries whose answers
+        digest: under which the query's own answer is stored now, where it is. It lets a policy know entries whose
+        answers
         are equal, of this scope.
         A policy that learns nothing ignores it.
         """
@@ -103,7 +104,8 @@ def default_policy(
     confidence:           the least P(right) that is served, from 0 to 1.
     guards:               names of the guards that are on; default: all of them. None of them for an empty list.
     scorer:               False: what passes threshold and guards is served by its similarity.
-    error_budget:         δ, wrong answers per request, between 0 and 1: explore, learn, and serve only while that holds.
+    error_budget:         δ, wrong answers per request, between 0 and 1: explore, learn, and serve only while that
+    holds.
 
     Raises ConfigError for a value that is none of these.
     """

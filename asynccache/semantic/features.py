@@ -1,4 +1,5 @@
-"""What the scorer looks at: similarity, how much of the two questions stands for each other, and what the guards found."""
+"""What the scorer looks at: similarity, how much of the two questions stands for each other, and what the guards
+found."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ RISES = frozenset({"similarity", "equal", "overlap"})
 def features(similarity: float, a: Text, b: Text, sides: Alignment, findings: Sequence[Finding]) -> list[float]:
     """One number for each of `NAMES`. `findings` are those of `ALL` guards, in their order.
 
-    equal:      1 when the two are one after small talk, case, contractions and punctuation; 0.8 with slips of the fingers.
+    equal:      1 when the two are one after small talk, case, contractions and punctuation; 0.8 with slips of the
+    fingers.
     overlap:    weight of the words that have a counterpart, as a share of all.
     less, more: weight of the words without one, of the side that has less of it and of the other.
     loose:      pairs that stand for each other only as synonyms, forms of one word, or misspellings.

@@ -1,6 +1,7 @@
 """Guards: where the surface says that two questions want different answers, however close their embeddings are.
 
-Each guard is an object of its own with a name, looks at one thing, and answers with a finding: "same" (nothing differs),
+Each guard is an object of its own with a name, looks at one thing, and answers with a finding: "same" (nothing
+differs),
 "open" (one side says more than the other), or "conflict" (both sides say something, and it is not the same). Together
 with the words for it. They look at texts that were parsed once and laid side by side once.
 """
@@ -53,7 +54,7 @@ class Numbers:
     name = "number"
     vetoes = True
 
-    def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
+    def __call__(self, a: Text, b: Text, _sides: Alignment, /) -> Finding:
         if not a.numbers and not b.numbers:
             return NOTHING
         one, other = [value for value, _ in a.numbers], [value for value, _ in b.numbers]
@@ -69,7 +70,7 @@ class Units:
     name = "unit"
     vetoes = True
 
-    def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
+    def __call__(self, _a: Text, _b: Text, sides: Alignment, /) -> Finding:
         left = [key for key in sides.left if key[:2] == "u:"]
         right = [key for key in sides.right if key[:2] == "u:"]
         return _level(left, right)
@@ -81,7 +82,7 @@ class Dates:
     name = "date"
     vetoes = True
 
-    def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
+    def __call__(self, a: Text, b: Text, _sides: Alignment, /) -> Finding:
         if (PAST in a.weights) != (PAST in b.weights):
             return Finding(CONFLICT, ("used to" * (PAST in a.weights), "used to" * (PAST in b.weights)))
         if not a.dates and not b.dates:
@@ -90,7 +91,8 @@ class Dates:
 
 
 class Names:
-    """Words with a capital of their own: people, places, products. An alias, an acronym or a misspelling is the same."""
+    """Words with a capital of their own: people, places, products. An alias, an acronym or a misspelling is the
+    same."""
 
     name = "name"
     vetoes = True
@@ -101,6 +103,10 @@ class Names:
         if not left and not right:
             return NOTHING
         if left and right:
+            return Finding(CONFLICT, (_words(left), _words(right)))
+        # What one side has taken back is all that the other says: "Germany, no, France" is not Germany.
+        taken_back = a.optional & a.names if left else b.optional & b.names
+        if not taken_back.isdisjoint(sides.common):
             return Finding(CONFLICT, (_words(left), _words(right)))
         return Finding(OPEN, (_words(left or sides.left), _words(right or sides.right)))
 
@@ -188,7 +194,7 @@ class Quotes:
     name = "quote"
     vetoes = True
 
-    def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
+    def __call__(self, a: Text, b: Text, _sides: Alignment, /) -> Finding:
         if a.quotes == b.quotes:
             return NOTHING
         left = [quote for quote in a.quotes - b.quotes if quote not in b.raw.lower()]
@@ -202,7 +208,7 @@ class Question:
     name = "question"
     vetoes = False
 
-    def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
+    def __call__(self, a: Text, b: Text, _sides: Alignment, /) -> Finding:
         if a.asks == b.asks or not a.asks or not b.asks:
             return NOTHING
         pair = frozenset((a.asks, b.asks))
@@ -210,8 +216,17 @@ class Question:
 
 
 ALL: tuple[Guard, ...] = (
-    Numbers(), Units(), Dates(), Names(), Negation(), Antonyms(), Order(), Code(), Quotes(), Question(),
-)  # fmt: skip
+    Numbers(),
+    Units(),
+    Dates(),
+    Names(),
+    Negation(),
+    Antonyms(),
+    Order(),
+    Code(),
+    Quotes(),
+    Question(),
+)
 
 
 def named(names: Iterable[str]) -> tuple[Guard, ...]:
@@ -298,7 +313,22 @@ def _opposite_function_words(a: Text, b: Text) -> tuple[str, str] | None:
 
 
 _CODE_WORDS = frozenset(["function", "program", "code", "script", "query", "method", "class", "regex", "regular"])
-_CODE_VERBS = frozenset(["write", "implement", "create", "develop", "build", "make", "define", "code", "program", "design", "give", "generate"])
+_CODE_VERBS = frozenset(
+    [
+        "write",
+        "implement",
+        "create",
+        "develop",
+        "build",
+        "make",
+        "define",
+        "code",
+        "program",
+        "design",
+        "give",
+        "generate",
+    ]
+)
 SYMMETRIC = lx.SYMMETRIC_PREDICATES
 _DEGREES = frozenset({("more", "less"), ("less", "more"), ("most", "least"), ("least", "most")})
 _DIRECTED = frozenset({"from", "to", "than", "before", "after", "under", "over"})
@@ -316,7 +346,8 @@ _OPPOSITE_SMALL = (
 _APART = frozenset(
     frozenset(pair)
     for pair in (
-        ("who", "when"), ("who", "where"), ("when", "where"), ("why", "when"), ("why", "where"), ("why", "who"), ("how", "who"),
-        ("how", "when"), ("how", "why"), ("how", "where"),
+        *(("who", "when"), ("who", "where"), ("when", "where")),
+        *(("why", other) for other in ("when", "where", "who")),
+        *(("how", other) for other in ("who", "when", "why", "where")),
     )
-)  # fmt: skip
+)

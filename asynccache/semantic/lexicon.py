@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (lists of words are read group by group)
 """Word tables of the guards: numbers, units, dates, negations, opposites, synonyms, small talk. All written for this.
 
 Lists are plain text, a group a line or between semicolons, so that they can be read and added to. English first; digits, units,
@@ -95,7 +96,9 @@ hectare hectares
 """.strip().splitlines()
     for name in names.split()
 }
-UNIT_WORDS_THAT_ARE_COMMON = frozenset(["second", "foot", "feet", "cup", "pound", "bit", "yard", "min", "mi", "kilo", "ton", "ms", "mb", "tb"])
+UNIT_WORDS_THAT_ARE_COMMON = frozenset(
+    ["second", "foot", "feet", "cup", "pound", "bit", "yard", "min", "mi", "kilo", "ton", "ms", "mb", "tb"]
+)
 """Units only right after a number."""
 
 MONTHS: dict[str, int] = {
@@ -109,18 +112,110 @@ MONTHS_THAT_ARE_WORDS = frozenset({"march", "may", "jan", "sep", "dec"})
 """Months only with a capital inside a sentence, or beside a number, "in", "of" or "last"."""
 DAYS: dict[str, str] = {
     name: names.split()[0]
-    for names in ["monday mon mondays", "tuesday tue tues tuesdays", "wednesday wed wednesdays", "thursday thu thur thurs thursdays", "friday fri fridays", "saturday saturdays", "sunday sundays"]
+    for names in [
+        "monday mon mondays",
+        "tuesday tue tues tuesdays",
+        "wednesday wed wednesdays",
+        "thursday thu thur thurs thursdays",
+        "friday fri fridays",
+        "saturday saturdays",
+        "sunday sundays",
+    ]
     for name in names.split()
 }
 RELATIVE_DAYS = frozenset(
-    ["today", "tomorrow", "yesterday", "tonight", "weekend", "weekday", "morning", "afternoon", "evening", "night", "noon", "midnight", "spring", "summer", "autumn", "fall", "winter", "christmas", "easter"]
+    [
+        "today",
+        "tomorrow",
+        "yesterday",
+        "tonight",
+        "weekend",
+        "weekday",
+        "morning",
+        "afternoon",
+        "evening",
+        "night",
+        "noon",
+        "midnight",
+        "spring",
+        "summer",
+        "autumn",
+        "fall",
+        "winter",
+        "christmas",
+        "easter",
+    ]
 )
 
 NEGATIONS = frozenset(
-    ["not", "non", "no", "never", "none", "nothing", "nobody", "nowhere", "neither", "nor", "cannot", "without", "cant", "dont", "doesnt", "didnt", "isnt", "arent", "wasnt", "werent", "wont", "wouldnt", "shouldnt", "couldnt", "hasnt", "havent", "hadnt", "aint", "hardly", "barely", "unable", "except", "nicht", "kein", "keine", "keinen", "nie", "ohne", "ne", "pas", "jamais", "sans", "sin", "nunca", "jamás", "não", "nem", "senza", "mai", "niet", "geen", "zonder", "не", "нет", "без", "никогда", "不", "没", "沒", "非", "無"]
+    [
+        "not",
+        "non",
+        "no",
+        "never",
+        "none",
+        "nothing",
+        "nobody",
+        "nowhere",
+        "neither",
+        "nor",
+        "cannot",
+        "without",
+        "cant",
+        "dont",
+        "doesnt",
+        "didnt",
+        "isnt",
+        "arent",
+        "wasnt",
+        "werent",
+        "wont",
+        "wouldnt",
+        "shouldnt",
+        "couldnt",
+        "hasnt",
+        "havent",
+        "hadnt",
+        "aint",
+        "hardly",
+        "barely",
+        "unable",
+        "except",
+        "nicht",
+        "kein",
+        "keine",
+        "keinen",
+        "nie",
+        "ohne",
+        "ne",
+        "pas",
+        "jamais",
+        "sans",
+        "sin",
+        "nunca",
+        "jamás",
+        "não",
+        "nem",
+        "senza",
+        "mai",
+        "niet",
+        "geen",
+        "zonder",
+        "не",
+        "нет",
+        "без",
+        "никогда",
+        "不",
+        "没",
+        "沒",
+        "非",
+        "無",
+    ]
 )
 NEGATIVE_PREFIXES = ("un", "non", "dis", "in", "im", "ir", "il", "mis", "anti", "de")
-WEAK_NEGATIONS = frozenset(["less", "fewer", "least", "stop", "avoid", "prevent", "quit", "lack", "refuse", "fail", "instead", "rather"])
+WEAK_NEGATIONS = frozenset(
+    ["less", "fewer", "least", "stop", "avoid", "prevent", "quit", "lack", "refuse", "fail", "instead", "rather"]
+)
 
 OPPOSITES_TEXT = """
 increase decrease; raise lower; rise fall; gain lose; more less; more fewer; most least; maximum minimum; max min; maximize minimize; maximise minimise
@@ -232,7 +327,91 @@ der die das ein eine und oder ist sind wie was wo wer le la les un une des et ou
 """.split()  # noqa: SIM905
 )
 GENERIC = frozenset(
-    ["best", "good", "better", "great", "even", "way", "ways", "make", "use", "using", "used", "people", "person", "someone", "work", "need", "help", "find", "give", "take", "thing", "time", "year", "day", "new", "most", "more", "first", "possible", "different", "difference", "difference", "between", "kind", "type", "general", "common", "main", "real", "example", "mean", "meaning", "idea", "reason", "question", "answer", "think", "feel", "start", "become", "happen", "look", "say", "see", "come", "keep", "put", "try", "ask", "able", "right", "long", "lot", "bit", "little", "big", "number", "part", "list", "show", "name", "called", "function", "write", "given", "python", "code", "program", "check", "user", "using", "implement", "following"]
+    [
+        "best",
+        "good",
+        "better",
+        "great",
+        "even",
+        "way",
+        "ways",
+        "make",
+        "use",
+        "using",
+        "used",
+        "people",
+        "person",
+        "someone",
+        "work",
+        "need",
+        "help",
+        "find",
+        "give",
+        "take",
+        "thing",
+        "time",
+        "year",
+        "day",
+        "new",
+        "most",
+        "more",
+        "first",
+        "possible",
+        "different",
+        "difference",
+        "difference",
+        "between",
+        "kind",
+        "type",
+        "general",
+        "common",
+        "main",
+        "real",
+        "example",
+        "mean",
+        "meaning",
+        "idea",
+        "reason",
+        "question",
+        "answer",
+        "think",
+        "feel",
+        "start",
+        "become",
+        "happen",
+        "look",
+        "say",
+        "see",
+        "come",
+        "keep",
+        "put",
+        "try",
+        "ask",
+        "able",
+        "right",
+        "long",
+        "lot",
+        "bit",
+        "little",
+        "big",
+        "number",
+        "part",
+        "list",
+        "show",
+        "name",
+        "called",
+        "function",
+        "write",
+        "given",
+        "python",
+        "code",
+        "program",
+        "check",
+        "user",
+        "using",
+        "implement",
+        "following",
+    ]
 )
 
 QUESTION_WORDS: dict[str, str] = {
@@ -272,6 +451,42 @@ CODE_LANGUAGES = {
 }  # fmt: skip
 
 SYMMETRIC_PREDICATES = frozenset(
-    ["between", "difference", "differ", "compare", "comparison", "versus", "vs", "marry", "married", "similar", "similarity", "same", "equal", "relationship", "relation", "related", "meet", "met", "friend", "dating", "date", "sibling", "brother", "sister", "cousin", "neighbor", "neighbour", "acquaintance", "close", "connected", "engaged", "joined", "linked", "combine", "mix"]
+    [
+        "between",
+        "difference",
+        "differ",
+        "compare",
+        "comparison",
+        "versus",
+        "vs",
+        "marry",
+        "married",
+        "similar",
+        "similarity",
+        "same",
+        "equal",
+        "relationship",
+        "relation",
+        "related",
+        "meet",
+        "met",
+        "friend",
+        "dating",
+        "date",
+        "sibling",
+        "brother",
+        "sister",
+        "cousin",
+        "neighbor",
+        "neighbour",
+        "acquaintance",
+        "close",
+        "connected",
+        "engaged",
+        "joined",
+        "linked",
+        "combine",
+        "mix",
+    ]
 )
 """Beside one of them the order of two arguments says nothing."""

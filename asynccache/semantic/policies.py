@@ -27,7 +27,7 @@ class ThresholdPolicy:
     def __init__(self, threshold: float = BARE_THRESHOLD) -> None:
         self._threshold = _share("similarity_threshold", threshold)
 
-    def decide(self, query: str, candidates: Sequence[Candidate], /) -> Decision:
+    def decide(self, _query: str, candidates: Sequence[Candidate], /) -> Decision:
         best = max(candidates, key=lambda candidate: candidate.similarity, default=None)
         if best is None:
             return NO_CANDIDATE

@@ -36,7 +36,8 @@ class Comparison:
 class ShadowLog:
     """Appends comparisons to a file. `record` never blocks: lines are written in batches, in a worker thread.
 
-    path: made when the first line is written; its folder has to be there. A file that cannot be written to costs lines, which are
+    path: made when the first line is written; its folder has to be there. A file that cannot be written to costs
+    lines, which are
     counted in `lost`; never a call. Has the texts of questions: keep it where those may be kept.
     """
 
@@ -53,10 +54,14 @@ class ShadowLog:
             self.lost += 1
             return
         line = {
-            "query": query, "stored": candidate.text, "similarity": round(candidate.similarity, 6), "equal": bool(equal),
+            "query": query,
+            "stored": candidate.text,
+            "similarity": round(candidate.similarity, 6),
+            "equal": bool(equal),
             "served": decision.candidate is not None and decision.candidate.digest == candidate.digest,
-            "score": round(decision.score, 6), "layer": decision.layer,
-        }  # fmt: skip
+            "score": round(decision.score, 6),
+            "layer": decision.layer,
+        }
         self._lines.append(json.dumps(line, ensure_ascii=False))
         self.recorded += 1
         if len(self._lines) >= BATCH and (self._writing is None or self._writing.done()):

@@ -30,15 +30,56 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _CODE_WORD = re.compile(r"\w*[^\W_]_\w+|[a-z]{2,}[A-Z]\w*|\w+\(\)|\w+(?:::|->)\w+")
 _CAMEL_NAMES = frozenset({"macOS", "watchOS", "tvOS", "deviantArt"})
 _CONTRACTIONS = {
-    "can't": ("can", "not"), "won't": ("will", "not"), "shan't": ("shall", "not"), "cannot": ("can", "not"), "let's": ("let", "us"),
-    "dont": ("do", "not"), "cant": ("can", "not"), "doesnt": ("does", "not"), "didnt": ("did", "not"), "isnt": ("is", "not"),
-    "arent": ("are", "not"), "wasnt": ("was", "not"), "wont": ("will", "not"), "wouldnt": ("would", "not"), "shouldnt": ("should", "not"),
-    "couldnt": ("could", "not"), "hasnt": ("has", "not"), "havent": ("have", "not"), "ain't": ("is", "not"), "im": ("i", "am"),
-    "ive": ("i", "have"), "whats": ("what", "is"), "hows": ("how", "is"), "whos": ("who", "is"), "wheres": ("where", "is"),
-    "thats": ("that", "is"), "theres": ("there", "is"), "youre": ("you", "are"), "theyre": ("they", "are"),
-}  # fmt: skip
+    "can't": ("can", "not"),
+    "won't": ("will", "not"),
+    "shan't": ("shall", "not"),
+    "cannot": ("can", "not"),
+    "let's": ("let", "us"),
+    "dont": ("do", "not"),
+    "cant": ("can", "not"),
+    "doesnt": ("does", "not"),
+    "didnt": ("did", "not"),
+    "isnt": ("is", "not"),
+    "arent": ("are", "not"),
+    "wasnt": ("was", "not"),
+    "wont": ("will", "not"),
+    "wouldnt": ("would", "not"),
+    "shouldnt": ("should", "not"),
+    "couldnt": ("could", "not"),
+    "hasnt": ("has", "not"),
+    "havent": ("have", "not"),
+    "ain't": ("is", "not"),
+    "im": ("i", "am"),
+    "ive": ("i", "have"),
+    "whats": ("what", "is"),
+    "hows": ("how", "is"),
+    "whos": ("who", "is"),
+    "wheres": ("where", "is"),
+    "thats": ("that", "is"),
+    "theres": ("there", "is"),
+    "youre": ("you", "are"),
+    "theyre": ("they", "are"),
+}
 _ENDINGS = {"'m": "am", "'re": "are", "'ve": "have", "'ll": "will", "'d": "would", "'s": "is"}
-_BEFORE_IS = frozenset(["what", "it", "that", "there", "who", "how", "where", "when", "why", "let", "he", "she", "here", "this", "everything"])
+_BEFORE_IS = frozenset(
+    [
+        "what",
+        "it",
+        "that",
+        "there",
+        "who",
+        "how",
+        "where",
+        "when",
+        "why",
+        "let",
+        "he",
+        "she",
+        "here",
+        "this",
+        "everything",
+    ]
+)
 _ROMAN = {"II": 2, "III": 3, "IV": 4, "VI": 6, "VII": 7, "VIII": 8, "IX": 9, "XI": 11, "XII": 12}
 _VOWELS = frozenset("aeiouy")
 
@@ -154,7 +195,7 @@ class _Reader:
             if length and kept:
                 if at + length < len(tokens):
                     for token in kept[-8:]:
-                        self._optional.add(self._stem(token.lower()))
+                        self._optional.update((self._stem(token.lower()), _ALIASES.get(token.lower(), token.lower())))
                 at += length
             elif tokens[at].lower() in lx.FILLERS and 0 < at < len(tokens) - 1:
                 at += 1
@@ -229,10 +270,16 @@ class _Reader:
         while at + used < len(tokens) and tokens[at + used].lower() in lx.MULTIPLIERS:
             value *= lx.MULTIPLIERS[tokens[at + used].lower()]
             used += 1
-        if not unit and not suffix and len(digits) == 4 and 1500 <= value < 2100 and used == 1:
-            if not (at + 1 < len(tokens) and tokens[at + 1].lower() in (lx.UNITS.keys() | lx.CURRENCIES.keys())):
-                self._year(digits)
-                return 1
+        bare = not unit and not suffix and used == 1
+        following = tokens[at + 1].lower() if at + 1 < len(tokens) else ""
+        if (
+            bare
+            and len(digits) == 4
+            and 1500 <= value < 2100
+            and not (following in lx.UNITS or following in lx.CURRENCIES)
+        ):
+            self._year(digits)
+            return 1
         return used + self._unit(f"{value:.12g}", unit, tokens, at + used)
 
     def _number_words(self, tokens: list[str], at: int) -> int:
@@ -260,8 +307,13 @@ class _Reader:
                 else:
                     total += max(current, 1) * scale
                     current = 0
-            elif not (used and parts == ["and"] and at + used + 1 < len(tokens) and current % 100 == 0
-                      and tokens[at + used + 1].lower() in lx.NUMBER_WORDS):  # fmt: skip
+            elif not (
+                used
+                and parts == ["and"]
+                and at + used + 1 < len(tokens)
+                and current % 100 == 0
+                and tokens[at + used + 1].lower() in lx.NUMBER_WORDS
+            ):
                 break
             used += 1
         return used + self._unit(str(total + current), "", tokens, at + used)
@@ -560,21 +612,120 @@ def _without_small_talk(tokens: list[str]) -> list[str]:
 
 
 _IRREGULAR = {
-    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth", "mice": "mouse", "geese": "goose",
-    "bought": "buy", "thought": "think", "taught": "teach", "caught": "catch", "went": "go", "gone": "go", "made": "make", "making": "make", "took": "take",
-    "taken": "take", "taking": "take", "gave": "give", "given": "give", "giving": "give", "found": "find", "wrote": "write", "written": "write",
-    "writing": "write", "said": "say", "told": "tell", "knew": "know", "known": "know", "came": "come", "coming": "come", "became": "become",
-    "becoming": "become", "began": "begin", "begun": "begin", "felt": "feel", "kept": "keep", "left": "leave", "lost": "lose", "losing": "lose",
-    "won": "win", "paid": "pay", "sent": "send", "spent": "spend", "built": "build", "broke": "break", "broken": "break", "chose": "choose",
-    "chosen": "choose", "drove": "drive", "driven": "drive", "ate": "eat", "eaten": "eat", "fell": "fall", "fallen": "fall", "flew": "fly", "flown": "fly",
-    "forgot": "forget", "forgotten": "forget", "grew": "grow", "grown": "grow", "heard": "hear", "held": "hold", "met": "meet", "ran": "run",
-    "saw": "see", "seen": "see", "sold": "sell", "slept": "sleep", "spoke": "speak", "spoken": "speak", "stole": "steal", "stolen": "steal",
-    "stood": "stand", "understood": "understand", "wore": "wear", "worn": "wear", "using": "use", "used": "use", "dying": "die", "lying": "lie",
-    "living": "live", "having": "have", "being": "be", "moving": "move", "changing": "change", "hiding": "hide", "driving": "drive", "riding": "ride",
-    "analysis": "analyze", "lives": "life", "wives": "wife", "knives": "knife", "worse": "worse", "this": "this", "news": "news", "always": "always",
-    "during": "during", "morning": "morning", "evening": "evening", "nothing": "nothing", "something": "something", "species": "species", "series": "series",
-    "india": "india", "during ": "during", "only": "only", "family": "family", "early": "early", "daily": "daily", "reply": "reply", "apply": "apply",
-}  # fmt: skip
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "feet": "foot",
+    "teeth": "tooth",
+    "mice": "mouse",
+    "geese": "goose",
+    "bought": "buy",
+    "thought": "think",
+    "taught": "teach",
+    "caught": "catch",
+    "went": "go",
+    "gone": "go",
+    "made": "make",
+    "making": "make",
+    "took": "take",
+    "taken": "take",
+    "taking": "take",
+    "gave": "give",
+    "given": "give",
+    "giving": "give",
+    "found": "find",
+    "wrote": "write",
+    "written": "write",
+    "writing": "write",
+    "said": "say",
+    "told": "tell",
+    "knew": "know",
+    "known": "know",
+    "came": "come",
+    "coming": "come",
+    "became": "become",
+    "becoming": "become",
+    "began": "begin",
+    "begun": "begin",
+    "felt": "feel",
+    "kept": "keep",
+    "left": "leave",
+    "lost": "lose",
+    "losing": "lose",
+    "won": "win",
+    "paid": "pay",
+    "sent": "send",
+    "spent": "spend",
+    "built": "build",
+    "broke": "break",
+    "broken": "break",
+    "chose": "choose",
+    "chosen": "choose",
+    "drove": "drive",
+    "driven": "drive",
+    "ate": "eat",
+    "eaten": "eat",
+    "fell": "fall",
+    "fallen": "fall",
+    "flew": "fly",
+    "flown": "fly",
+    "forgot": "forget",
+    "forgotten": "forget",
+    "grew": "grow",
+    "grown": "grow",
+    "heard": "hear",
+    "held": "hold",
+    "met": "meet",
+    "ran": "run",
+    "saw": "see",
+    "seen": "see",
+    "sold": "sell",
+    "slept": "sleep",
+    "spoke": "speak",
+    "spoken": "speak",
+    "stole": "steal",
+    "stolen": "steal",
+    "stood": "stand",
+    "understood": "understand",
+    "wore": "wear",
+    "worn": "wear",
+    "using": "use",
+    "used": "use",
+    "dying": "die",
+    "lying": "lie",
+    "living": "live",
+    "having": "have",
+    "being": "be",
+    "moving": "move",
+    "changing": "change",
+    "hiding": "hide",
+    "driving": "drive",
+    "riding": "ride",
+    "analysis": "analyze",
+    "lives": "life",
+    "wives": "wife",
+    "knives": "knife",
+    "worse": "worse",
+    "this": "this",
+    "news": "news",
+    "always": "always",
+    "during": "during",
+    "morning": "morning",
+    "evening": "evening",
+    "nothing": "nothing",
+    "something": "something",
+    "species": "species",
+    "series": "series",
+    "india": "india",
+    "during ": "during",
+    "only": "only",
+    "family": "family",
+    "early": "early",
+    "daily": "daily",
+    "reply": "reply",
+    "apply": "apply",
+}
 
 _ALIASES: dict[str, Key] = {
     name: f"={group.split()[0]}" for group in lx.ALIASES_TEXT.replace("\n", ";").split(";") for name in group.split()

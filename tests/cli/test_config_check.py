@@ -95,7 +95,10 @@ def test_it_says_what_will_happen(tmp_path: Path) -> None:
             "Rule 2, path /v1/embeddings: not cached",
         ],
         "hooks": [],
-        "telemetry": ["GET /metrics tells Prometheus"],
+        "telemetry": [
+            "GET /metrics tells who has the master key what Prometheus counts",
+            "One line for each request goes to stderr, as text",
+        ],
         "notes": ["litellm_settings: drop_params: ignored, they are not about caching"],
     }
 

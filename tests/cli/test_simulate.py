@@ -89,7 +89,8 @@ def test_for_people(log: Path, prices: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("400 calls in 0:0")
-    assert lines[1].split() == ["keys", "ttl", "size", "policy", "hit", "ratio", "hits", "waited", "saved", "of", "time", "saved", "peak"]
+    heads = ["keys", "ttl", "size", "policy", "hit ratio", "hits", "waited", "saved", "of", "time saved", "peak"]
+    assert lines[1].split() == " ".join(heads).split()
     assert lines[2].split()[:4] == ["exact", "15m", "none", "s3-fifo"]
     assert lines[3] == "Hit ratio by size of memory (keys exact, ttl 15m, s3-fifo)"
     assert len(lines) == 4 + 4

@@ -27,12 +27,12 @@ def provider() -> Iterator[SimulatedProvider]:
         yield serving
 
 
-def run(*args: str | Path, **environment: str) -> Result:
-    return CliRunner(env={"COLUMNS": "120", **environment}).invoke(build_app(), ["warm", *map(str, args)])
+def run(*args: str | Path, environment: Mapping[str, str] | None = None) -> Result:
+    return CliRunner(env={"COLUMNS": "120", **(environment or {})}).invoke(build_app(), ["warm", *map(str, args)])
 
 
-def told(*args: str | Path, code: int = 0, **environment: str) -> dict[str, Any]:
-    result = run(*args, "--json", **environment)
+def told(*args: str | Path, code: int = 0, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    result = run(*args, "--json", environment=environment)
     assert result.exit_code == code, result.output
     said: dict[str, Any] = json.loads(result.stdout)
     return said
@@ -174,8 +174,8 @@ def test_a_configuration_of_the_cache_alone_warms_a_wrapped_client(tmp_path: Pat
     config.write_text(json.dumps({"caching": {"type": "disk", "path": str(tmp_path / "cache")}}))
     arguments = ("--config", config, "--prompts", lines(tmp_path / "p.txt", "One?"), "--model", "gpt-4o")
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": provider.base_url}
-    assert told(*arguments, **environment)["called"] == 1
-    assert told(*arguments, **environment)["present"] == 1
+    assert told(*arguments, environment=environment)["called"] == 1
+    assert told(*arguments, environment=environment)["present"] == 1
     assert provider.calls[CHAT] == 1
 
 

@@ -21,13 +21,13 @@ def run(*args: str) -> Result:
 
 
 def comparisons(count: int, seed: int = 1) -> list[Comparison]:
-    """From a cosine of 0.9 on all is right, below it half; and twins with another number, which are wrong, at 0.97."""
+    """From a cosine of 0.9 on all is right, below it half; and twins with another number, which are wrong, at 0.999."""
     rng = random.Random(seed)
     made = []
     for number in range(count):
         if number % 4 == 0:
             made.append(
-                Comparison(f"Is {number} mg safe?", f"Is {number + 1} mg safe?", 0.97, False, True, 0.9, "scorer")
+                Comparison(f"Is {number} mg safe?", f"Is {number + 1} mg safe?", 0.999, False, True, 0.9, "scorer")
             )
             continue
         similarity = rng.uniform(0.8, 1)

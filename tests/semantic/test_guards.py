@@ -87,7 +87,7 @@ def test_what_a_correction_leaves_is_what_counts() -> None:
 def test_small_talk_case_and_slips_are_the_same_text() -> None:
     plain = parse("How do I cook rice?")
     assert parse("Hi there, how do I cook rice? Thanks!").words == plain.words
-    a = parse("hwo do I cook rice")
+    a = parse("how do I coko rice")
     values = dict(
         zip(NAMES, features(0.9, a, plain, align(a, plain), [g(a, plain, align(a, plain)) for g in ALL]), strict=True)
     )
