@@ -145,6 +145,11 @@ class Cache:
         return cls(**config.typed(arguments, {**config.types_of(config.Policy), **config.types_of(cls)}))
 
     @property
+    def builder(self) -> keys.AsyncKeyBuilder:
+        """What makes the keys of its calls."""
+        return self._build
+
+    @property
     def ttl(self) -> float | None:
         """Seconds an answer is kept unless its call says otherwise; None: no end. May be set."""
         return self._defaults.ttl

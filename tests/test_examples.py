@@ -23,6 +23,7 @@ EXAMPLES = {
     "fastapi_stream.py": "1 call paid for, 3 clients answered",
     "httpx_transport.py": "1 call paid for, 2 answered from the cache",
     "langchain_cache.py": "1 call paid for, 2 answered from the cache",
+    "support_bot.py": "The guide's claim: 57% saved",
 }
 
 
