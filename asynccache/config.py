@@ -15,7 +15,7 @@ from pathlib import Path
 from random import random as _random
 from typing import Any, get_args, get_type_hints
 
-from asynccache import backends, hook_files, key_builders
+from asynccache import backends, hook_files, key_builders, litellm_settings
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
 from asynccache.call_types import CALL_TYPES
 from asynccache.codec import Codec
@@ -336,7 +336,8 @@ def _factory(kind: str) -> Callable[..., AsyncCacheBackend]:
     try:
         return backends.load(kind)
     except ConfigError as error:
-        raise ConfigError(f"{error}{_did_you_mean(kind, backends.names())}") from error.__cause__
+        hint = "" if kind in backends.names() else _did_you_mean(kind, backends.names())
+        raise ConfigError(f"{error}{hint}") from error.__cause__
 
 
 def _of_codec(factory: Callable[..., Any]) -> list[str]:
@@ -388,12 +389,17 @@ def _error_type(error: Any) -> type[Exception]:
 
 def read(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `Cache` from a mapping or a file (.json, .toml, .yaml): at its top level, or under `caching`,
-    with hooks and injection points at the top. What is the proxy's alone is left out.
+    with hooks and injection points at the top; or as LiteLLM's proxy has it, in `litellm_settings`. What is the
+    proxy's alone is left out.
 
     In a file, `os.environ/NAME`, `${NAME}` and `${NAME:-default}` are variables. Raises ConfigError."""
-    table = source if isinstance(source, Mapping) else _load(source)
+    given = source if isinstance(source, Mapping) else _load(source)
+    table = litellm_settings.translated(given, os.environ)
+    beside = [name for name in given if name not in PROXY and name not in ATOP]
+    if "caching" in table and "caching" not in given and beside:
+        raise ConfigError(f"{beside[0]!r} stands beside litellm_settings, which say what to cache: put it there")
     if not table.get("cache_responses", True):
-        raise ConfigError("cache_responses is false: there is no cache to build")
+        raise ConfigError("cache_responses (or litellm_settings.cache) is false: there is no cache to build")
     caching = table.get("caching", {k: v for k, v in table.items() if k not in PROXY})
     if not isinstance(caching, Mapping):
         raise ConfigError(f"caching: a table of options is wanted, not {caching!r}")
@@ -455,5 +461,11 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def _load(path: str | PathLike[str]) -> Mapping[str, Any]:
     document = Document.read(path)
-    ours = {name: value for name, value in document.table.items() if name not in PROXY or name == "cache_responses"}
-    return document.with_table(ours).resolved(os.environ).table
+    table = document.table
+    ours = {name: value for name, value in table.items() if name not in PROXY or name == "cache_responses"}
+    # Of LiteLLM's tables what is about caching: the rest may name variables that are the proxy's alone.
+    for name in ("litellm_settings", "router_settings"):
+        if found := litellm_settings.table_in(table, name):
+            ours[name] = {option: found[option] for option in litellm_settings.READ if option in found}
+    own = litellm_settings.table_in(table, "environment_variables")
+    return document.with_table(ours).resolved({**{str(k): str(v) for k, v in own.items()}, **os.environ}).table

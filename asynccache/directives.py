@@ -12,7 +12,10 @@ from typing import Any
 from asynccache.errors import ConfigError
 from asynccache.model import Directives
 
-CONTROLS = ("ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache", "tags", "tenant", "only-if-cached")
+CONTROLS = (
+    *("ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache", "tags", "tenant", "only-if-cached"),
+    "semantic",
+)
 _ALIASES = {"s-max-age": "s-maxage", "max-age": "s-maxage"}
 
 
@@ -109,4 +112,5 @@ _READERS: dict[str, tuple[str, Any]] = {
     "tenant": ("tenant", _tenant),
     "tags": ("tags", words),
     "only-if-cached": ("only_if_cached", _flag),
+    "semantic": ("semantic", _flag),
 }

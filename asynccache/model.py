@@ -83,7 +83,7 @@ class CacheKey:
 
     @property
     def semantic(self) -> bool:
-        """Whether the call it was built for may be answered, and may answer, by similarity: unless it says otherwise."""
+        """Whether its call may be answered, and may answer others, by similarity: unless it says otherwise."""
         return all(part.semantic for part in self.source if isinstance(part, Directives))
 
     def __eq__(self, other: object) -> bool:

@@ -126,7 +126,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 @contextlib.contextmanager
 def server(what: str, *arguments: str) -> Iterator[str]:
     """The origin of one of the servers above."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.proxy", "--serve", what, "--port", str(port), *arguments]
     with _running(command, port):
         yield f"http://127.0.0.1:{port}"
@@ -135,7 +135,7 @@ def server(what: str, *arguments: str) -> Iterator[str]:
 @contextlib.contextmanager
 def litellm(upstream: str) -> Iterator[str]:
     """LiteLLM's proxy with its local cache."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         params = {"model": "openai/gpt-4o", "api_base": f"{upstream}/v1", "api_key": "sk-any"}
         config = {
@@ -153,7 +153,8 @@ def litellm(upstream: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, extra: dict[str, str] | None = None, seconds: float = 30) -> Iterator[None]:
+def _running(command: list[str], port: int, extra: dict[str, str] | None = None, seconds: float = 30) -> Iterator[int]:
+    """The process that listens at this port; its id."""
     environment = {**os.environ, **(extra or {})}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
@@ -164,7 +165,7 @@ def _running(command: list[str], port: int, extra: dict[str, str] | None = None,
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"it did not start: {' '.join(command)}")
             time.sleep(0.05)  # another process gives no event
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -174,7 +175,8 @@ def _running(command: list[str], port: int, extra: dict[str, str] | None = None,
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at just now."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]

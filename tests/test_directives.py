@@ -76,6 +76,7 @@ WRONG: dict[str, list[Any]] = {
     "namespace": ["", 1, b"n", ["n"], "\ud800"],
     "tenant": ["", 1, b"t", "\udfff"],
     "only-if-cached": [None, 1, "true"],
+    "semantic": [None, 0, "off"],
     "tags": [None, 1, [1], ["a", None], {"a": 1}, b"ab", ["\ud800"]],
 }
 

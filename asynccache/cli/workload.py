@@ -10,14 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-import openai
-from openai.types.chat import ChatCompletion
 
 import asynccache
 
-Ask = Callable[[str], Awaitable[ChatCompletion]]
+if TYPE_CHECKING:  # all commands come by here, and only one of them needs it
+    import openai
+    from openai.types.chat import ChatCompletion
+
+Ask = Callable[[str], Awaitable["ChatCompletion"]]
 
 
 class QuestionsError(Exception):
@@ -155,6 +158,8 @@ async def run_users(ask: Ask, questions: Sequence[str], users: int, tally: Tally
 
 
 async def _user(ask: Ask, queue: Iterator[str], tally: Tally) -> None:
+    import openai
+
     for question in queue:
         started = time.perf_counter()
         try:

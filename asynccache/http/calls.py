@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from hashlib import blake2b
+from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,7 +18,7 @@ from asynccache.directives import word, words
 from asynccache.errors import ConfigError
 from asynccache.http.call_types import HTTPCallType, KnownCallType, OpaqueCallType
 from asynccache.http.elements import HTTPParts
-from asynccache.keys import VOCAL_HEADERS
+from asynccache.keys import INERT, VOCAL_HEADERS
 
 CONTROL = "asynccache"
 """The name of the request's extension with controls, and of the response's with its status."""
@@ -29,6 +31,10 @@ VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
 _JSON = (b"application/json", b"text/json")
 _SEALS = frozenset({b"content-md5", b"digest", b"content-digest", b"signature", b"x-amz-content-sha256"})
 """Headers of a request that hold for its very body, so that no other can be sent in its place."""
+
+
+OF_SDKS = INERT - {"stream", "stream_options", "cache"}
+"""Arguments that SDKs take for themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ APIS = (
 TRANSCRIPTIONS = API("/audio/transcriptions", KnownCallType(CALL_TYPES["transcription"], done=True, texts=True))
 """Its body is a form, so it is none of `APIS`."""
 
+_LABEL = b"asynccache: fields of a body"
 _LONGEST_AGE = 10  # digits
 _NOT_THESE = ("/threads/",)
 _OPAQUE = API("", OpaqueCallType(), listed=False)
@@ -200,6 +207,7 @@ class Calls:
             spoken(headers, self._vary),
             # What is not understood cannot be had the other way.
             call.stream and not call.api.call_type.both,
+            *beside(call.params),
         ]
         return orjson.dumps(facts).decode()
 
@@ -232,6 +240,19 @@ def spoken(headers: Iterable[tuple[bytes, bytes]], vary: frozenset[bytes] = froz
         for name, value in headers
         if name.startswith(VOCAL) or name in vary
     )
+
+
+def beside(params: Mapping[str, Any]) -> list[str]:
+    """What of a body stands in the key by its place. SDKs take these fields for themselves, so that the key leaves them
+    out; in a body they are the provider's: an `api_key`, say, on which the answer depends. As a hash, for such."""
+    if OF_SDKS.isdisjoint(params):
+        return []
+    said = {name: value for name, value in params.items() if name in OF_SDKS}
+    try:
+        text = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # a file, or deeper than can be written: shared with nobody
+        return [token_hex()]
+    return [blake2b(text, digest_size=32, key=_LABEL).hexdigest()]
 
 
 def _read_control(call: Call, headers: Mapping[bytes, bytes]) -> None:

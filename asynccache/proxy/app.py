@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asynccache.http.calls import API, TRANSCRIPTIONS, api_of
+from asynccache.proxy import metrics
 from asynccache.proxy.access import Access, Caller
 from asynccache.proxy.bodies import Patience
 from asynccache.proxy.endpoint import Calls, Crowd
@@ -90,6 +91,7 @@ class Proxy(Starlette):
             routes=[
                 *routes,
                 *management.routes(),
+                *metrics.routes(self.cache, management.managers if settings.telemetry.metrics_need_key else None),
                 *pages(),
                 *(Route(path, models) for path in ("/v1/models", "/models")),
                 *(Route(f"{path}/{{model:path}}", models) for path in ("/v1/models", "/models")),

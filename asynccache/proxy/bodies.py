@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,8 +19,13 @@ from asynccache.proxy.problems import Problem
 _JSON = (b"application/json", b"text/json")
 _FORM = b"multipart/form-data"
 _FIELDS = 100
+_SPARE = 4  # times the limit
+_LINGER = 10.0  # seconds
 _TICK = 0.05
 """Seconds after which it is looked who is late, and whether clients are still there."""
+
+
+Rest = Callable[[], Awaitable[None]]
 
 
 class Gone(Exception):
@@ -86,8 +92,26 @@ class Patience:
         if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > self.limit):
             raise self.too_large()
 
+    def rest(self, receive: Receive, problem: Problem) -> Rest | None:
+        """What is to be done when a body was refused before it was read: a client that is still sending it would find
+        the connection reset, and never see why. So some more of it is taken, and thrown away."""
+        if problem.status != 413:
+            return None
+
+        async def read() -> None:
+            left = _SPARE * self.limit
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(self.seconds, _LINGER)):
+                    while left > 0:
+                        message = await receive()
+                        if message["type"] != "http.request" or not message.get("more_body"):
+                            return
+                        left -= len(message.get("body", b""))
+
+        return read
+
     def too_large(self) -> Problem:
-        # What is still to come is not read: the connection cannot be used again.
+        # After that the connection cannot be used again.
         return Problem(
             413,
             f"the body is larger than {self.limit} bytes (proxy.max_body_bytes)",

@@ -220,8 +220,9 @@ def _where(kind: str, options: Mapping[str, Any]) -> str:
 
 
 def _rules(settings: Settings) -> Iterator[str]:
+    by_meaning = _by_meaning(config.plain(settings.caching))
     for number, rule in enumerate(settings.rules, 1):
-        yield f"Rule {number}, {_matching(rule)}: {_treated(rule)}"
+        yield f"Rule {number}, {_matching(rule)}: {_treated(rule, by_meaning=by_meaning)}"
 
 
 def _matching(rule: Rule) -> str:
@@ -234,7 +235,14 @@ def _matching(rule: Rule) -> str:
     return ", ".join(said) or "all calls"
 
 
-def _treated(rule: Rule) -> str:
+def _by_meaning(options: Mapping[str, Any]) -> bool:
+    """Whether questions are compared by what they mean, at any tier."""
+    kind = config.backend_type(str(options.get("type", "memory")), options)
+    tiers = [given for tier in config.TIERS.get(kind, ()) if isinstance(given := options.get(tier), Mapping)]
+    return kind.endswith("semantic") or any(_by_meaning(tier) for tier in tiers)
+
+
+def _treated(rule: Rule, *, by_meaning: bool) -> str:
     said = []
     if rule.mode == "off":
         return "not cached"
@@ -242,7 +250,9 @@ def _treated(rule: Rule) -> str:
         said.append("cached" if rule.mode == "default_on" else "cached only if the caller asks for it")
     if rule.ttl is not None:
         said.append(f"kept for {span(rule.ttl)}")
-    if rule.semantic is not None:
+    if rule.semantic is not None and not by_meaning:
+        said.append("`semantic` changes nothing: this cache finds no answer by similarity")
+    elif rule.semantic is not None:
         said.append("similar questions share answers" if rule.semantic else "only the same question gets an answer")
     if rule.store is not None:
         said.append("new answers are stored" if rule.store else "nothing new is stored")
@@ -261,11 +271,22 @@ def _hooks(settings: Settings) -> Iterator[str]:
 
 def _telemetry(settings: Settings) -> Iterator[str]:
     if settings.telemetry.prometheus:
-        yield "GET /metrics tells Prometheus"
+        yield f"GET /metrics tells {_readers(settings)} what Prometheus counts"
     if settings.telemetry.opentelemetry:
-        yield "Traces and metrics go to OpenTelemetry"
+        yield "Traces and metrics go to OpenTelemetry, if it is started by opentelemetry-instrument"
+    if settings.telemetry.log == "off":
+        yield "No line is logged for a request"
+    else:
+        yield f"One line for each request goes to stderr, as {settings.telemetry.log}"
     if settings.telemetry.ledger is not None:
         yield f"Each call is written to {settings.telemetry.ledger}"
+
+
+def _readers(settings: Settings) -> str:
+    proxy = settings.proxy
+    if not settings.telemetry.metrics_need_key or not (proxy.has_keys or proxy.master_key):
+        return "whoever asks"
+    return "who has the master key" if proxy.master_key else "nobody (there is no master key, and metrics_need_key)"
 
 
 def _count(number: int, what: str) -> str:

@@ -17,7 +17,7 @@ from asynccache.http.calls import API, CONTROL_HEADER, TRANSCRIPTIONS, unsealed
 from asynccache.http.wire import Bytes, Live
 from asynccache.model import CacheStatus, Completion, CompletionStream
 from asynccache.proxy.access import Access, Caller, Denied
-from asynccache.proxy.bodies import Gone, Patience, Watch, read_form, read_json
+from asynccache.proxy.bodies import Gone, Patience, Rest, Watch, read_form, read_json
 from asynccache.proxy.forward import Call, Forward, answered
 from asynccache.proxy.litellm_calls import Written
 from asynccache.proxy.manners import CACHE_CONTROL, NOTHING, Asked, asked, told
@@ -113,7 +113,7 @@ class Calls:
         except Denied as denied:
             await sending.refuse(denial(denied))
         except Problem as problem:
-            await sending.refuse(problem)
+            await sending.refuse(problem, rest=self._patience.rest(receive, problem))
         except Refused as refusal:
             await sending.whole(refusal.reply, told(_FORWARDED, refusal.status_code))
         except NotCached as error:
@@ -140,6 +140,9 @@ class Calls:
                 params = await read_form(body, headers) if form else read_json(body, headers)
                 said = NOTHING
                 if "cache" in params or CACHE_CONTROL in headers or CONTROL_HEADER in headers:
+                    for header in (CACHE_CONTROL, CONTROL_HEADER):  # in several lines all count, or none is right
+                        if header in headers:
+                            headers[header] = b", ".join([value for name, value in raw if name == header])
                     field = _unwrapped(params.pop("cache", None), form)
                     said = asked(headers, field, borders=self._borders)
                 call = Call(unsealed(api, headers), path, params, raw, scope["query_string"], form=form, whole=whole)
@@ -175,8 +178,8 @@ class Sending:
         await self._send({"type": "http.response.start", "status": reply.head.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": content})
 
-    async def refuse(self, problem: Problem) -> None:
-        await refuse(self._send, problem, anthropic=self._anthropic)
+    async def refuse(self, problem: Problem, *, rest: Rest | None = None) -> None:
+        await refuse(self._send, problem, anthropic=self._anthropic, rest=rest)
 
     async def stream(self, response: CompletionStream, headers_told: Headers, watch: Watch) -> None:
         """Events as they come. One that breaks off says so, and then ends without its end, as it came."""
@@ -201,12 +204,15 @@ class Sending:
             await close(chunks)
 
 
-async def refuse(send: Send, problem: Problem, *, anthropic: bool = False) -> None:
-    """Send an error of our own."""
+async def refuse(send: Send, problem: Problem, *, anthropic: bool = False, rest: Rest | None = None) -> None:
+    """Send an error of our own. rest: awaited when it has been said, before the connection may be closed."""
     body = problem.body(anthropic=anthropic)
     headers = [_JSON_TYPE, (b"content-length", b"%d" % len(body)), *problem.headers]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": rest is not None})
+    if rest is not None:
+        await rest()
+        await send({"type": "http.response.body", "body": b""})
 
 
 def denial(denied: Denied) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -16,16 +17,18 @@ from asynccache.hook_files import Headers as HookHeaders
 from asynccache.hook_files import request_headers
 from asynccache.http.answers import Head, Headers, HTTPAnswers, Refused, Reply
 from asynccache.http.call_types import EVENT_STREAM
-from asynccache.http.calls import API, CONTROL_HEADER, CREDENTIALS, VOCAL, said_in_query, spoken
+from asynccache.http.calls import API, CONTROL_HEADER, CREDENTIALS, VOCAL, beside, said_in_query, spoken
 from asynccache.http.wire import Live
+from asynccache.key_builders import ComposedBuilder
 from asynccache.model import Completion, CompletionStream, Response, Target
 from asynccache.proxy.access import Caller
+from asynccache.proxy.keys import presented
 from asynccache.proxy.litellm_calls import LiteLLMCalls, Written
 from asynccache.proxy.manners import CACHE_CONTROL, Asked, Terms, tightened, too_stale
 from asynccache.proxy.marks import Marks
 from asynccache.proxy.problems import Problem
 from asynccache.proxy.upstreams import Deployment, Group, Single
-from asynccache.proxy.wire import Wire, passed_back, passed_on
+from asynccache.proxy.wire import Wire, check_encoding, passed_back, passed_on
 from asynccache.streams import close
 
 if TYPE_CHECKING:
@@ -41,8 +44,17 @@ _NOT_SENT_ON = CREDENTIAL_HEADERS | {
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding"})
 _STREAMED = (EVENT_STREAM, "application/x-ndjson", "application/jsonl", "application/stream+json")
 _LABEL = b"asynccache: credential of a provider"
+_API_KEY = "api_key"
+_ENCODINGS = (b"accept-encoding", b"gzip, deflate")
+"""Those that can be undone without another library. Where nothing is said, all are welcome."""
 _ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
 _FIRST = frozenset(prefix[:1] for prefix in VOCAL)
+_SECRET = re.compile(
+    rb"(?:^|[-_])(?:api)?(?:key|token|auth|authorization|authentication|secret|password|credentials?)$"
+)
+_NO_SECRETS = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
+_LAST = frozenset({b"key", b"ken", b"uth", b"ion", b"ret", b"ord", b"ial", b"als"})
+"""How the names of headers end that `_SECRET` fits."""
 _ROUTES = 1024
 
 
@@ -113,6 +125,8 @@ class Forward:
         self._wire = wire
         self._litellm = LiteLLMCalls()
         self._marks = Marks(settings)
+        # A builder of the config's may want to know whose call it is; the default one does not look.
+        self._tells_key = isinstance(cache.builder, ComposedBuilder)
         self._routes: dict[tuple[Any, ...], _Route] = {}
 
     async def answer(self, call: Call, caller: Caller, asked: Asked) -> Response:
@@ -133,6 +147,9 @@ class Forward:
 
     async def _ask(self, route: _Route, call: Call, controls: Mapping[str, Any]) -> Response:
         params = call.params
+        if self._tells_key:
+            # Whatever the body has by this name, its caller could have made up.
+            params = {**params, _API_KEY: _presented(call)}
         if controls or route.terms.says:
             params = {**params, "cache": tightened(controls, route.terms)}
         token = _call.set(call)
@@ -149,7 +166,12 @@ class Forward:
         if call.own and (credential := _credential(call)):
             tenant = credential if tenant is None else f"{tenant} {credential}"
         # By the first letter, before a call for each of the many headers that SDKs send.
-        said = [pair for pair in call.headers if pair[0][:1] in _FIRST and pair[0].startswith(VOCAL)]
+        said = [
+            pair
+            for pair in call.headers
+            if (pair[0][:1] in _FIRST and pair[0].startswith(VOCAL)) or (pair[0][-3:] in _LAST and _is_secret(pair[0]))
+        ]
+        more = beside(call.params)
         opaque = call.stream and not call.api.call_type.both
         model = call.params.get("model") if group.name == "" and self._settings.rules else None
         known = (
@@ -161,15 +183,18 @@ class Forward:
             tuple(said),
             opaque,
             model if type(model) is str else None,
+            *more,
         )
         route = self._routes.get(known)
         if route is None:
             if len(self._routes) >= _ROUTES:
                 self._routes.clear()
-            route = self._routes[known] = self._make(call, caller, tenant, said, opaque)
+            route = self._routes[known] = self._make(call, caller, tenant, said, opaque, more)
         return route
 
-    def _make(self, call: Call, caller: Caller, tenant: str | None, said: Headers, opaque: bool) -> _Route:
+    def _make(
+        self, call: Call, caller: Caller, tenant: str | None, said: Headers, opaque: bool, more: list[str]
+    ) -> _Route:
         api, call_type = call.api, call.api.call_type
         facts = [
             call.group.identity,
@@ -177,7 +202,10 @@ class Forward:
             said_in_query(call.query, api) if call.query else [],
             spoken(said),
             opaque,
+            *more,
         ]
+        if secrets := [b": ".join(pair) for pair in said if not pair[0].startswith(VOCAL)]:
+            facts.append({"secrets": _hashed(secrets)})
         place = orjson.dumps(facts).decode()
         answers = HTTPAnswers(opaque=call_type.texts or not call_type.both)
         target = Target(self._upstream, call_type, answers, place, keep_out=call_type.keep_out)
@@ -196,6 +224,8 @@ class Forward:
                 handle = handle.bind(ttl=rule.ttl)
             if rule.store is False:
                 fixed["no-store"] = True
+            if rule.semantic is False:
+                fixed["semantic"] = False
             if rule.mode is not None:
                 (fixed if rule.mode == "off" else given)["use-cache"] = rule.mode == "default_on"
         return _Route(handle.around(self._upstream, target), Terms(given, fixed, handle.ttl))
@@ -205,13 +235,23 @@ class Forward:
     async def _upstream(self, /, **params: Any) -> Reply | Live | Written:
         """What the provider answers to the call of this task's context."""
         call = _call.get()
+        if self._tells_key:
+            params.pop(_API_KEY, None)
         deployment = call.group.next()
         url = _url(call, deployment)
         said = await self._marks.on(params, deployment, call_type=call.api.call_type.name, url=url)
         if url is None:
             return await self._litellm.answer(call.path, said, deployment)
-        request = httpx2.Request("POST", url, **_content(call, deployment, said, _headers(call, deployment)))
+        try:
+            request = httpx2.Request("POST", url, **_content(call, deployment, said, _headers(call, deployment)))
+        except httpx2.InvalidURL:
+            raise Problem(400, "this path or query cannot be sent on", code="invalid_path") from None
         response = await self._wire.send(request, deployment.timeout)
+        try:
+            check_encoding(response)
+        except Problem:
+            await response.aclose()
+            raise
         success = 200 <= response.status_code < 300
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         # What is put together from parts is read whole, unless a stream was asked for.
@@ -237,12 +277,28 @@ def answered(response: Response) -> int | None:
     return int(response.value.head.status) if isinstance(response, Completion) else 200
 
 
+def _presented(call: Call) -> str | None:
+    """The key that its caller has shown."""
+    shown = presented(dict(call.headers))
+    return shown[0].decode("latin-1") if shown else None
+
+
 def _credential(call: Call) -> str:
     """Stands for the client's own credential: nobody without it gets what was answered to it."""
     said = [b": ".join(pair) for pair in call.headers if pair[0] in CREDENTIAL_HEADERS]
     if call.query:
         said += [part for part in call.query.split(b"&") if is_credential(part)]
-    return "credential:" + blake2b(b"\n".join(said), digest_size=32, key=_LABEL).hexdigest() if said else ""
+    return f"credential:{_hashed(said)}" if said else ""
+
+
+def _hashed(said: list[bytes]) -> str:
+    return blake2b(b"\n".join(said), digest_size=32, key=_LABEL).hexdigest()
+
+
+def _is_secret(name: bytes) -> bool:
+    """Whether a header looks like a credential of some gateway's, which is sent on whoever pays: nobody without it gets
+    what was answered to it. The usual ones are looked at elsewhere."""
+    return name not in CREDENTIAL_HEADERS and name not in _NO_SECRETS and _SECRET.search(name) is not None
 
 
 def is_credential(part: bytes) -> bool:
@@ -267,7 +323,7 @@ def _url(call: Call, deployment: Deployment) -> str | None:
 
 
 def _headers(call: Call, deployment: Deployment) -> Headers:
-    headers = passed_on(call.headers, _NOT_SENT_ON)
+    headers = [*passed_on(call.headers, _NOT_SENT_ON), _ENCODINGS]
     if call.own and not deployment.keyed:
         headers += [pair for pair in call.headers if pair[0] in CREDENTIAL_HEADERS]
     told = deployment.credentials(call.path)

@@ -119,15 +119,15 @@ class KeyAccess:
 
     def admit(self, headers: Mapping[bytes, bytes], /) -> Caller:
         """Raises Denied (401, 429)."""
-        presented = _presented(headers)
-        for key in presented:
+        shown = presented(headers)
+        for key in shown:
             if (caller := self._find(key)) is not None:
                 if self.open and caller.name == _MASTER and caller.manager:
                     return Caller(None, _MASTER, manager=True)  # as anybody, and more
                 return caller
         if self.open:
             return self._anybody
-        if not presented:
+        if not shown:
             raise Denied(401, "no API key was sent: say `Authorization: Bearer …`, or `x-api-key: …`")
         raise Denied(401, "this API key is not known to the proxy")
 
@@ -185,7 +185,7 @@ class _Allowance:
         return True
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> list[bytes]:
+def presented(headers: Mapping[bytes, bytes]) -> list[bytes]:
     """What may be a key, in the order in which it counts."""
     found = []
     authorization = headers.get(b"authorization", b"")

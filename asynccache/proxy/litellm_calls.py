@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from typing import Any, ClassVar, Self
 
 import orjson
 
 from asynccache.http.answers import Head, Headers, Refused, Reply
 from asynccache.http.call_types import HEAD
+from asynccache.http.calls import OF_SDKS
+from asynccache.proxy.litellm_shape import OWN
 from asynccache.proxy.problems import Problem
 from asynccache.proxy.upstreams import Deployment
 from asynccache.streams import close
@@ -24,6 +27,16 @@ _FUNCTIONS = {
     "/rerank": "arerank",
     "/responses": "aresponses",
 }
+_KEPT = frozenset({"metadata", "timeout"})
+"""Harmless: LiteLLM sends on the one, and gives up after the other."""
+_NOT_ITS_OWN = frozenset(
+    {"aws_session_tags", "extra_headers", "nvcf_function_id", "organization", "use_ssl", "user_config", "workspace_id"}
+)
+_REACH = re.compile(
+    r"^(?:aws|azure|bedrock|gcs|langfuse|langsmith|litellm|mock|oci|s3|sagemaker|vertex|watsonx)_"
+    r"|(?:^|_)(?:base|url|endpoint|host|credentials?|token|secret|password|api_key|callbacks?)(?:$|_)"
+)
+"""Names by which LiteLLM is told where to call, as whom, and whom to tell."""
 _PASSED_ON = ("retry-after", "x-ratelimit-")
 _JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 
@@ -37,6 +50,7 @@ class LiteLLMCalls:
     async def answer(self, path: str, params: Mapping[str, Any], deployment: Deployment) -> Reply | Written:
         """Raises Problem (501) when LiteLLM, or what is asked for, is not there; Refused for a provider's error."""
         function = await self._function(path, deployment)
+        self._check(params)
         said: dict[str, Any] = {**deployment.options, **deployment.defaults, **params, "model": deployment.model}
         said |= {"api_key": deployment.key, "api_base": deployment.base or None, "timeout": deployment.timeout}
         try:
@@ -48,12 +62,25 @@ class LiteLLMCalls:
         content = _dumps(answer)
         return Reply(Head(200, _JSON_HEADERS), content, content)
 
+    def _check(self, params: Mapping[str, Any]) -> None:
+        """A body's fields become arguments of LiteLLM's function. Some are no caller's to say: `base_url`, with
+        which the config's credential would go to anybody. Raises Problem (400)."""
+        own = self._library.types.utils.all_litellm_params
+        for name in params:
+            if is_for_the_config(name, own):
+                raise Problem(
+                    400,
+                    f"the field {name[:80]!r} is for the proxy's config to say (litellm_params)",
+                    code="forbidden_parameter",
+                    param=name[:80],
+                )
+
     async def _function(self, path: str, deployment: Deployment) -> Callable[..., Any]:
         if self._library is None:
             if importlib.util.find_spec("litellm") is None:
                 raise Problem(
                     501,
-                    f"{deployment.provider} does not speak this API: for that the proxy needs the package litellm",
+                    f"{deployment.provider[:80]} does not speak this API: for that the proxy needs the package litellm",
                     code="litellm_missing",
                     param="model",
                 )
@@ -95,6 +122,13 @@ class Written:
     async def aclose(self) -> None:
         await close(self._events)
         await close(self._source)
+
+
+def is_for_the_config(name: str, own: Container[str]) -> bool:
+    """Whether an argument of LiteLLM's functions is no caller's to say. own: those that it lists as its own."""
+    if name in _KEPT:
+        return False
+    return name in OWN or name in _NOT_ITS_OWN or name in OF_SDKS or name in own or bool(_REACH.search(name))
 
 
 def _dumps(answer: Any) -> bytes:

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, create_model
 from pydantic_core import PydanticCustomError
 
-from asynccache.config import plain
+from asynccache import litellm_settings
 from asynccache.document import is_secret
+from asynccache.litellm_settings import FOREIGN, LIFETIMES, table_in, wanted
 
 
 def _url(value: str) -> str:
@@ -64,22 +65,8 @@ _ROUTING = (
     *("enable_caching_on_provider_specific_optional_params", "credential_list", "api_key", "api_base"),
     *("add_user_information_to_llm_headers", "forward_traceparent_to_llm_provider", "disable_hf_tokenizer_download"),
     *("enable_json_schema_validation", "always_include_stream_usage", "enable_preview_features", "cache_kwargs"),
-    *("require_auth_for_metrics_endpoint", "prometheus_metrics_config", "prometheus_initialize_budget_metrics"),
+    *("prometheus_metrics_config", "prometheus_initialize_budget_metrics"),
 )
-
-_FOREIGN_CACHE_PARAMS = {
-    "max_messages": "calls are cached however many messages they have",
-    "semantic_cache_scope": "entries are never shared across tenants",
-    "gcp_service_account": "",
-    "gcp_ssl_ca_certs": "",
-    "enable_redis_auth_cache": "",
-    "default_in_memory_ttl": "",
-    "default_in_redis_ttl": "",
-    "default_redis_ttl": "",
-}
-"""What `cache_params` may have and `Cache` has not, and why not."""
-
-_LIFETIMES = ("default_in_redis_ttl", "default_redis_ttl", "default_in_memory_ttl")
 
 
 class _LiteLLMSettings(Part):
@@ -90,6 +77,7 @@ class _LiteLLMSettings(Part):
     cache_params: dict[str, Any] = Field(default={}, repr=False, description="As `caching`.")
     caching_groups: list[list[str]] = Field(default=[], description="Models that share entries.")
     enable_prometheus: bool = Field(default=False, description="As `telemetry.prometheus`.")
+    require_auth_for_metrics_endpoint: bool | None = Field(default=None, description="As `telemetry.metrics_need_key`.")
     callbacks: list[str] | str = Field(default=[], description='"prometheus" and "otel" count.')
     success_callback: list[str] | str = Field(default=[], description='"prometheus" and "otel" count.')
     default_in_memory_ttl: float | None = Field(default=None, ge=0)
@@ -241,24 +229,22 @@ ORIGINS = {
     ("proxy", "max_body_bytes"): ("general_settings", "max_request_size_mb"),
     ("proxy", "max_concurrent"): ("general_settings", "global_max_parallel_requests"),
     ("telemetry", "prometheus"): ("litellm_settings", "enable_prometheus"),
+    ("telemetry", "metrics_need_key"): ("litellm_settings", "require_auth_for_metrics_endpoint"),
 }
 """Our place → that from which a value of LiteLLM's tables came."""
 
 
 def translated(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """The tables with what LiteLLM's say put where ours have it; ours count where both say something."""
-    table = dict(given)
-    litellm, general, router = (_table(table, name) for name in _TABLES)
-    if litellm.get("cache") is True and "caching" not in table:
-        table["caching"] = _cache_params(litellm, environment)
-        table.setdefault("cache_responses", True)
-    groups = litellm.get("caching_groups") or router.get("caching_groups")
-    if groups and isinstance(table.get("caching", {}), Mapping):
-        table["caching"] = {"caching_groups": groups, **table.get("caching", {})}
+    table = litellm_settings.translated(given, environment)
+    litellm, general, _ = (table_in(table, name) for name in _TABLES)
     wanted = {name for field in ("callbacks", "success_callback") for name in _strings(litellm.get(field))}
     telemetry = {
         "prometheus": litellm.get("enable_prometheus") or "prometheus" in wanted or None,
         "opentelemetry": bool(wanted & {"otel", "opentelemetry"}) or None,
+        "metrics_need_key": litellm.get("require_auth_for_metrics_endpoint"),
+        # Who asks for metrics there looks for them by the names that the dashboards know.
+        "litellm_names": litellm.get("enable_prometheus") or None,
     }
     proxy = {"master_key": general.get("master_key"), "max_concurrent": general.get("global_max_parallel_requests")}
     if isinstance(size := general.get("max_request_size_mb"), int | float):
@@ -272,11 +258,11 @@ def translated(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict
 
 def notes(given: Mapping[str, Any]) -> Iterator[str]:
     """What of LiteLLM's tables has no effect here, in words."""
-    litellm, general, router = (_table(given, name) for name in _TABLES)
-    if litellm.get("cache") is True and "caching" in given:
+    litellm, general, router = (table_in(given, name) for name in _TABLES)
+    if wanted(given) and "caching" in given:
         yield "litellm_settings.cache_params is ignored: there is a `caching` table"
-    for name, why in _FOREIGN_CACHE_PARAMS.items():
-        if name in _table(litellm, "cache_params") and name not in _LIFETIMES:
+    for name, why in FOREIGN.items():
+        if name in table_in(litellm, "cache_params") and name not in LIFETIMES:
             yield f"cache_params.{name} is ignored{': ' if why else ''}{why}"
     ignored = sorted({*litellm} & {*_ROUTING})
     if ignored:
@@ -290,31 +276,5 @@ def notes(given: Mapping[str, Any]) -> Iterator[str]:
 _TABLES = ("litellm_settings", "general_settings", "router_settings")
 
 
-def _table(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = table.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
 def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [item for item in value or () if isinstance(item, str)]
-
-
-def _cache_params(litellm: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """`cache_params` as a `caching` table. What it does not say of Redis, `REDIS_HOST` and its like do."""
-    params = plain({**_table(litellm, "cache_params")})
-    lifetimes = {**litellm, **params}
-    options = {name: value for name, value in params.items() if name not in _FOREIGN_CACHE_PARAMS}
-    kind = str(options.setdefault("type", "redis")).replace("-", "_")
-    for name in _LIFETIMES[:2] if kind.startswith("redis") else _LIFETIMES[2:]:
-        if lifetimes.get(name) is not None:
-            options.setdefault("ttl", lifetimes[name])
-    places = {"host", "url", "redis_url", "startup_nodes", "redis_startup_nodes", "sentinel_nodes", "unix_socket_path"}
-    if kind.startswith("redis") and places.isdisjoint(options):
-        known = {"url": environment.get("REDIS_URL")} if environment.get("REDIS_URL") else _redis_at(environment)
-        options = {**known, **options}
-    return options
-
-
-def _redis_at(environment: Mapping[str, str]) -> dict[str, str]:
-    names = ("host", "port", "username", "password")
-    return {name: value for name in names if (value := environment.get(f"REDIS_{name.upper()}"))}

@@ -29,8 +29,6 @@ def set_up(form: str) -> None:
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said = {"time": _time(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.name == "asynccache.access":  # an object already
-            said |= orjson.loads(record.getMessage())
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
         return orjson.dumps(said).decode()

@@ -34,7 +34,6 @@ from asynccache.proxy.observers import one_of
 from asynccache.proxy.passage import route_path
 from asynccache.proxy.problems import Problem
 from asynccache.telemetry.ledger import Ledger
-from asynccache.telemetry.prometheus import PrometheusObserver
 from asynccache.telemetry.recent import Recent
 
 if TYPE_CHECKING:
@@ -70,22 +69,16 @@ class Managers:
         self._access = access
         self._has_master_key = has_master_key
 
-    def check_reader(self, headers: Mapping[bytes, bytes]) -> None:
-        """For what has no tenant, no key and no prompt in it: where there are no keys at all, anybody may read it.
-        Raises Denied."""
-        if self._has_master_key or not self._access.open:
-            self._check_key(headers)
-
     def check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
         """Whether it was shown by a key. Raises Denied."""
-        if self._check_key(headers):
+        if self.check_key(headers):
             return True
         if not _from_here(scope, headers):
             raise Denied(403, "without a master key only programs on the proxy's own machine may do this")
         return False
 
-    def _check_key(self, headers: Mapping[bytes, bytes]) -> bool:
-        """False when there is none that could be asked for."""
+    def check_key(self, headers: Mapping[bytes, bytes]) -> bool:
+        """The same as far as keys tell: where there are none, anybody passes, and it is False. Raises Denied."""
         caller = self._access.admit(headers)
         if caller.manager:
             return True
@@ -118,7 +111,7 @@ class Management:
         self._key_of = key_of
         self._clock = clock
         self._began = clock()
-        self._managers = Managers(access, has_master_key=proxy.master_key is not None)
+        self.managers = Managers(access, has_master_key=proxy.master_key is not None)
         self._patience = Patience(proxy.max_body_bytes, proxy.body_timeout)
         self._recent = one_of(cache.observers, Recent)
         self._ledger = one_of(cache.observers, Ledger)
@@ -147,13 +140,12 @@ class Management:
             "/health/readiness": self.ready,
         }
         managed = [
-            Route(path, Endpoint(methods, verb, self._managers, self._patience))
+            Route(path, Endpoint(methods, verb, self.managers, self._patience))
             for path, (methods, verb) in verbs.items()
         ]
         open_to_all = [Route(path, Endpoint(get, verb, None, self._patience)) for path, verb in health.items()]
         rest = [Route(path, Endpoint((), self._nothing, None, self._patience)) for path in _RESERVED]
-        metrics = Route("/metrics", _Metrics(one_of(self._cache.observers, PrometheusObserver), self._managers))
-        return [*managed, *open_to_all, metrics, *rest]
+        return [*managed, *open_to_all, *rest]
 
     # -- the verbs ------------------------------------------------------------------------------------
 
@@ -310,7 +302,7 @@ class Endpoint:
         except Gone:
             return
         except Denied as denied:
-            await refuse(send, _challenged(denied))
+            await refuse(send, challenged(denied))
         except Problem as problem:
             await refuse(send, problem)
         except ConfigError as error:
@@ -337,25 +329,6 @@ class Endpoint:
         return await self._verb(said)
 
 
-class _Metrics:
-    """The ASGI application at /metrics."""
-
-    def __init__(self, observer: PrometheusObserver | None, managers: Managers) -> None:
-        self._observer = observer
-        self._managers = managers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            self._managers.check_reader(dict(scope["headers"]))
-        except Denied as denied:
-            await refuse(send, _challenged(denied))
-            return
-        if self._observer is None:
-            await refuse(send, Problem(404, "there are no metrics: set telemetry.prometheus", code="no_metrics"))
-            return
-        await self._observer.app(scope, receive, send)
-
-
 async def sent(send: Send, body: bytes, headers: Headers, *, status: int = 200, head: bool = False) -> None:
     """Send a whole answer; of a HEAD request its headers alone."""
     headers = [*headers, (b"content-length", b"%d" % len(body))]
@@ -366,7 +339,8 @@ async def sent(send: Send, body: bytes, headers: Headers, *, status: int = 200, 
 _RESERVED = ("/cache", "/cache/{path:path}", "/health/{path:path}")
 
 
-def _challenged(denied: Denied) -> Problem:
+def challenged(denied: Denied) -> Problem:
+    """What is told to whom it was denied."""
     problem = denial(denied)
     if denied.status == 401:
         problem.headers.append((b"www-authenticate", b"Bearer"))

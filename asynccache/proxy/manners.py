@@ -3,8 +3,8 @@
 A request may say it in three places, each of which adds to the ones before:
 `Cache-Control` with `no-cache`, `no-store`, `max-age`, `only-if-cached`, `stale-if-error` (RFC 9111, RFC 5861);
 `X-AsyncCache: {"ttl": 60}`, the controls of `cache={…}` as JSON; and the field `cache` of the body, with the same.
-It may ask for less than the config gives, never for more: a longer ttl is cut to the config's, and a namespace or a
-tenant of the caller's choice is refused unless the config allows it.
+It may ask for less than the config gives, never for more: a longer ttl is cut to the config's, a namespace of the
+caller's choice is refused unless the config allows it, and a tenant always: whoever has none could name anybody's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from asynccache.proxy.problems import Problem
 
 CACHE_CONTROL = b"cache-control"
 
-_BORDERS = ("namespace", "tenant")
 _NO_DIRECTIVES = Directives()
 
 
@@ -49,7 +48,7 @@ NOTHING = Asked({})
 def asked(headers: Mapping[bytes, bytes], field: Any, *, borders: bool) -> Asked:
     """From the headers, and the body's field `cache` (None when it has none).
 
-    borders: whether a namespace and a tenant may be named.
+    borders: whether a namespace may be named.
     Raises Problem for a control that is unknown, wrong or not allowed.
     """
     controls: dict[str, Any] = {}
@@ -133,7 +132,8 @@ def _check(controls: Mapping[str, Any], borders: bool) -> None:
         directives.parse(controls, _NO_DIRECTIVES)
     except ConfigError as error:
         raise _wrong(str(error)) from None
-    if not borders and (named := next((name for name in _BORDERS if controls.get(name) is not None), None)):
+    refused = ("tenant",) if borders else ("namespace", "tenant")
+    if (named := next((name for name in refused if controls.get(name) is not None), None)) is not None:
         raise _wrong(f"cache[{named!r}]: which {named} a call belongs to is for the proxy's config to say")
 
 

@@ -11,10 +11,7 @@ from asynccache.proxy.settings import build_cache
 from asynccache.telemetry.ledger import Ledger
 from asynccache.telemetry.log import AccessLog
 from asynccache.telemetry.opentelemetry import OpenTelemetryObserver
-from asynccache.telemetry.log import AccessLog
-from asynccache.telemetry.opentelemetry import OpenTelemetryObserver
 from asynccache.telemetry.prices import Prices
-from asynccache.telemetry.prometheus import PrometheusObserver
 from asynccache.telemetry.prometheus import PrometheusObserver
 from asynccache.telemetry.recent import Recent
 
@@ -28,19 +25,11 @@ T = TypeVar("T")
 def watched_cache(settings: Settings) -> Cache:
     """The cache that these settings ask for, with its observers. Raises ConfigError, also for an extra that is
     missing."""
-    telemetry = settings.telemetry
-    prices = prices_of(telemetry)
+    prices = prices_of(settings.telemetry)
     recent = Recent(prices=prices, prompts=settings.proxy.ui_prompts)
-    observers: list[Observer] = [recent, Ledger(prices, path=_ledger_file(settings))]
-    if telemetry.log != "off":
-        observers.append(AccessLog(telemetry.log))
-    if telemetry.opentelemetry:
-        observers.append(OpenTelemetryObserver(prices))
-    metrics = PrometheusObserver(prices, litellm_names=telemetry.litellm_names) if telemetry.prometheus else None
-    if metrics is not None:
-        observers.append(metrics)
+    observers: list[Observer] = [recent, Ledger(prices, path=_ledger_file(settings)), *_asked_for(settings, prices)]
     cache = build_cache(settings, observers=observers, stages=recent.stages)
-    if metrics is not None:
+    if (metrics := one_of(observers, PrometheusObserver)) is not None:
         metrics.watch(cache)
     return cache
 
@@ -59,15 +48,27 @@ def prices_of(telemetry: Telemetry) -> Prices:
 def _asked_for(settings: Settings, prices: Prices) -> Iterator[Observer]:
     """Those that the `telemetry` table names. Raises ConfigError, with the place, for an extra that is missing."""
     telemetry = settings.telemetry
+    name = ""
     try:
         if telemetry.log != "off":
             yield AccessLog(telemetry.log)
         if telemetry.prometheus:
+            name = "prometheus"
             yield PrometheusObserver(prices, litellm_names=telemetry.litellm_names)
         if telemetry.opentelemetry:
+            name = "opentelemetry"
             yield OpenTelemetryObserver(prices)
     except ConfigError as error:
-        raise ConfigError(f"{settings.where(('telemetry',))}: {error}") from error.__cause__
+        raise ConfigError(f"{settings.where(('telemetry', name))}: {error}") from error.__cause__
+
+
+def nobody_listens(settings: Settings) -> bool:
+    """Whether OpenTelemetry is asked for, and nobody has set up where it goes: then all of it is lost."""
+    if not settings.telemetry.opentelemetry:
+        return False
+    from opentelemetry import trace
+
+    return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def one_of(observers: Iterable[Observer], kind: type[T]) -> T | None:

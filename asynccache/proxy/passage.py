@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from asynccache.http.answers import Headers
 from asynccache.http.calls import CONTROL_HEADER, api_of
 from asynccache.proxy.access import Access, Caller, Denied
-from asynccache.proxy.bodies import Gone, Patience, Watch
+from asynccache.proxy.bodies import Gone, Patience, Rest, Watch
 from asynccache.proxy.endpoint import Calls, Crowd, denial, refuse
 from asynccache.proxy.forward import CREDENTIAL_HEADERS, without_credentials
 from asynccache.proxy.problems import Problem
@@ -27,6 +27,7 @@ logger = logging.getLogger("asynccache")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _NOT_SENT_ON = CREDENTIAL_HEADERS | {b"host", b"expect", CONTROL_HEADER}
 _ROUNDS = 4
+_VERSION = "/v1"
 
 
 class Passage:
@@ -62,7 +63,7 @@ class Passage:
         except Denied as denied:
             await started.refuse(denial(denied))
         except Problem as problem:
-            await started.refuse(problem)
+            await started.refuse(problem, rest=self._patience.rest(receive, problem))
         except httpx2.TransportError as error:
             await started.refuse(failure(error))
         except Exception:  # as in `Calls`
@@ -163,9 +164,9 @@ class Started:
         self._started = True
         await self._send(message)
 
-    async def refuse(self, problem: Problem) -> None:
+    async def refuse(self, problem: Problem, *, rest: Rest | None = None) -> None:
         if not self._started:
-            await refuse(self._send, problem)
+            await refuse(self._send, problem, rest=rest)
 
 
 def route_path(scope: Scope) -> str:
@@ -188,6 +189,12 @@ def sound(path: str) -> bool:
     return False
 
 
+def below_version(path: str) -> str:
+    """A path without the version in front. What is left is a path again: "@host/x" after an address without one would
+    be another host."""
+    return path[len(_VERSION) :] if path == _VERSION or path.startswith(f"{_VERSION}/") else path
+
+
 def _quoted(scope: Scope, path: str) -> str:
     """The path as it came, or as it would have."""
     raw: bytes | None = scope.get("raw_path")
@@ -199,7 +206,8 @@ def _quoted(scope: Scope, path: str) -> str:
 def _request(
     scope: Scope, path: str, deployment: Deployment, body: bytes | AsyncIterator[bytes] | None, own: bool
 ) -> httpx2.Request:
-    url = deployment.raw(path) if isinstance(deployment, Single) else deployment.url(path.removeprefix("/v1"))
+    below = below_version(path)
+    url = deployment.raw(path) if isinstance(deployment, Single) else deployment.url(below)
     if url is None:
         raise Problem(501, f"{deployment.provider} cannot be reached at this path", code="unsupported_path")
     query: bytes = scope["query_string"]
@@ -211,5 +219,8 @@ def _request(
     headers: Headers = passed_on(scope["headers"], frozenset(left_out))
     if own:
         headers += [pair for pair in scope["headers"] if pair[0] in CREDENTIAL_HEADERS]
-    headers += deployment.credentials(path.removeprefix("/v1"))
-    return httpx2.Request(scope["method"], url, headers=headers, content=body)
+    headers += deployment.credentials(below)
+    try:
+        return httpx2.Request(scope["method"], url, headers=headers, content=body)
+    except httpx2.InvalidURL:
+        raise Problem(400, "this path or query cannot be sent on", code="invalid_path") from None

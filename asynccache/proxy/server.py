@@ -20,7 +20,7 @@ from asynccache import Cache
 from asynccache.errors import AsyncCacheError, ConfigError
 from asynccache.proxy.connections import Limits, connection_class
 from asynccache.proxy.generations import App, Door, Generation, StartFailed
-from asynccache.proxy.observers import watched_cache
+from asynccache.proxy.observers import nobody_listens, watched_cache
 from asynccache.proxy.settings import Proxy, Settings
 
 logger = logging.getLogger("asynccache")
@@ -122,6 +122,8 @@ class ProxyServer:
         self.settings = settings
         self._reloaded = reloaded
         self.cache = watched_cache(settings)
+        if nobody_listens(settings):
+            logger.warning("no OpenTelemetry SDK is set up, nothing is sent: start it as `opentelemetry-instrument …`")
         self._door = Door(await self._generation(settings, self.cache))
         self._limits = Limits(settings.proxy)
         self._server = _Server(self._uvicorn(settings.proxy), self.reload, started)

@@ -157,6 +157,9 @@ class Telemetry(Part):
     """What the proxy tells about itself."""
 
     prometheus: bool = Field(default=False, description="GET /metrics.")
+    metrics_need_key: bool = Field(
+        default=True, description="Where there are keys, GET /metrics is for the master key only."
+    )
     litellm_names: bool = Field(
         default=False, description="The metrics of the guide's dashboards (litellm_cache_…), too."
     )

@@ -235,7 +235,10 @@ class Upstreams:
         for name, listed in self._wild.items():
             before, _, after = name.partition("*")
             if model.startswith(before) and model.endswith(after) and len(model) > len(before) + len(after):
-                group = self._matched(name, listed, model)
+                try:
+                    group = self._matched(name, listed, model)
+                except ConfigError:  # of a name that a caller made up; the pattern itself was tried at the start
+                    return None
                 if len(self._made) >= _MADE:
                     self._made.clear()
                 self._made[model] = group
@@ -245,6 +248,8 @@ class Upstreams:
     def _matched(self, name: str, listed: list[Any], model: str) -> Group:
         before, _, after = name.partition("*")
         star = model[len(before) : len(model) - len(after)]
+        if star in (".", ".."):
+            raise ConfigError(f"model_list: {model!r}: that would be a step in a path, and no name")
         return Group(model, [self._deployment(params, params.model.replace("*", star)) for params in listed])
 
     def _deployment(self, params: Any, model: str) -> Deployment:

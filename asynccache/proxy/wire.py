@@ -18,6 +18,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 _OF_THE_HOST = frozenset({b"alt-svc", b"date", b"server", b"set-cookie", b"strict-transport-security"})
+_DECODED = frozenset({"", "identity", "gzip", "deflate"})
+_OURS = b"x-asynccache"
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -75,7 +77,20 @@ def passed_back(headers: Iterable[tuple[bytes, bytes]], without: frozenset[bytes
     """A provider's headers as they come to a client. What no server could say again is left out."""
     left_out = HOP_BY_HOP | _OF_THE_HOST | without
     pairs = [(name.lower(), value) for name, value in headers]
-    return [pair for pair in pairs if pair[0] not in left_out and not _CONTROL.search(pair[1])]
+    return [
+        pair
+        for pair in pairs
+        # What another proxy of ours says of its cache would read as if it were about this one.
+        if pair[0] not in left_out and not pair[0].startswith(_OURS) and not _CONTROL.search(pair[1])
+    ]
+
+
+def check_encoding(response: httpx2.Response) -> None:
+    """Refuse an answer in an encoding that cannot be undone here: without its header it would be read as another one
+    and kept. Raises Problem (502)."""
+    said = response.headers.get("content-encoding", "")
+    if said and not {coding.strip().lower() for coding in said.split(",")} <= _DECODED:
+        raise Problem(502, "the provider's answer has a content-encoding that was not asked for", code="bad_encoding")
 
 
 def failure(error: httpx2.TransportError) -> Problem:

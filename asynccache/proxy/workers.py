@@ -19,8 +19,9 @@ from typing import Any
 from asynccache.background import cancel
 from asynccache.errors import ConfigError
 from asynccache.proxy.generations import StartFailed
+from asynccache.proxy.observers import watched_cache
 from asynccache.proxy.server import ProxyServer, Source, run
-from asynccache.proxy.settings import Settings, build_cache
+from asynccache.proxy.settings import Settings
 
 logger = logging.getLogger("asynccache")
 
@@ -115,7 +116,8 @@ class Supervisor:
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         with ExitStack() as kept:
-            if settings.telemetry.prometheus and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            # Also without metrics: a reload may turn them on, and by then the workers run.
+            if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
                 folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="asynccache-metrics-"))
                 self._environment["PROMETHEUS_MULTIPROC_DIR"] = folder
             watches: list[asyncio.Task[None]] = []
@@ -141,7 +143,7 @@ class Supervisor:
         """Load the settings again, as SIGHUP does."""
         try:
             settings = self._source.load()
-            build_cache(settings)
+            watched_cache(settings)
         except ConfigError as error:
             logger.error("the configuration was not reloaded, the old one stays in force: %s", error)
             self._reloaded(False)
@@ -177,11 +179,12 @@ class Supervisor:
                 path.unlink(missing_ok=True)
 
     async def _end_all(self) -> None:
+        # First: while one process has it open, new connections would wait in it for nobody, and be reset at the end.
+        self._listening.close()
         for worker in self._workers:
             worker.send(signal.SIGTERM)
         seconds = self._settings.proxy.drain_seconds + _GRACE
         await asyncio.gather(*(worker.end(seconds) for worker in self._workers))
-        self._listening.close()
 
 
 async def work(order: dict[str, Any]) -> None:

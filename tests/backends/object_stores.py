@@ -227,7 +227,7 @@ class ObjectStoreTests:
     async def test_half_an_object_is_none(self, store: Store) -> None:
         head = b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nETag: "1"\r\nx-goog-generation: 1\r\n'
         head += b"Content-Range: bytes 0-4999/5000\r\nx-ms-blob-type: BlockBlob\r\n\r\n"
-        async with server(saying(head + b"x" * 100)) as url, aclosing(store.at(url)) as backend:
+        async with server(saying(head + b"x" * 100)) as url, aclosing(store.at(url, timeout=0.5)) as backend:
             with pytest.raises(BackendError) as caught:
                 await backend.get(KEY)
             assert type(caught.value) in (BackendUnavailable, BackendTimeout)

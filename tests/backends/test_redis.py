@@ -371,12 +371,12 @@ async def test_cancelled_exchanges_do_not_leave_their_replies(make: Backend, new
     keys = {key_of(str(number)): entry_of(b"%d" % number) for number in range(20)}
     for key, entry in keys.items():
         await backend.set(key, entry)
-    for key in keys:
+    for key in list(keys)[:8]:  # each costs the timeout
         server.freeze()
         with pytest.raises(BackendTimeout):
             await backend.get(key)
         server.thaw()
-        other = random.choice(list(keys))
+        other = random.choice([another for another in keys if another != key])
         assert await backend.get(other) == keys[other]
 
 
@@ -1034,7 +1034,7 @@ from asynccache.backends.redis import RedisBackend
 from asynccache.testing.contract import entry_of, key_of
 
 host, port = sys.argv[1], int(sys.argv[2])
-backend = RedisBackend(host=host, port=port)
+backend = RedisBackend(host=host, port=port, socket_timeout=10.0)  # parent and child, on a machine that may be busy
 keys = [key_of(str(number)) for number in range(50)]
 
 async def work(word):

@@ -26,7 +26,9 @@ class Bucket(Store):
         self.url, self.name = at.url, at.new_bucket()
 
     def backend(self, **options: Any) -> S3Backend:
-        return S3Backend(**{"bucket": self.name, "endpoint_url": self.url, **KEYS, **options})
+        # On a busy machine moto takes its time to accept many connections at once.
+        own = {"bucket": self.name, "endpoint_url": self.url, "connect_timeout": 10.0, **KEYS}
+        return S3Backend(**{**own, **options})
 
     def at(self, url: str, **options: Any) -> S3Backend:
         return self.backend(endpoint_url=url, **options)

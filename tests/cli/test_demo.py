@@ -196,6 +196,17 @@ def test_without_typer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert "pip install 'asynccache[cli]'" in str(caught.value)
 
 
+def test_commands_do_not_need_each_others_packages() -> None:
+    """With `asynccache[cli]` alone all of them are there, and say themselves what they lack."""
+    missing = ("openai", "anthropic", "httpx", "httpx2", "starlette", "uvicorn", "pydantic_settings", "yaml", "numpy")
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({missing!r}); from asynccache.cli import build_app; "
+        "build_app()(['serve', '--help'], prog_name='asynccache')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "--upstream" in done.stdout) == (0, True), done.stderr
+
+
 def test_as_a_program() -> None:
     command = [sys.executable, "-m", "asynccache", "demo", *FAST, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -64,13 +65,15 @@ class Served:
 
 @asynccontextmanager
 async def proxied(
-    config: Mapping[str, Any], *, cache: Cache | None = None, access: Access | None = None
+    config: Mapping[str, Any] | Path, *, cache: Cache | None = None, access: Access | None = None
 ) -> AsyncIterator[Served]:
-    """Serve a proxy with this config on the running loop."""
+    """Serve a proxy with this config, or file, on the running loop."""
     app = create_app(Settings.load(config, environment={}), cache=cache, access=access)
-    async with serving(app) as origin, httpx2.AsyncClient(base_url=origin, timeout=30) as client:
-        yield Served(app, origin, client)
-    await app.aclose()
+    try:
+        async with serving(app) as origin, httpx2.AsyncClient(base_url=origin, timeout=30) as client:
+            yield Served(app, origin, client)
+    finally:
+        await app.aclose()
 
 
 def listed(provider: SimulatedProvider, **models: str) -> list[dict[str, Any]]:

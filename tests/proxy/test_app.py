@@ -254,16 +254,72 @@ async def test_an_old_answer_in_an_outage(provider: SimulatedProvider) -> None:
         assert (await served.chat({"cache-control": "stale-if-error=20"})).status_code == 503
 
 
-@pytest.mark.parametrize("control", [{"namespace": "other"}, {"tenant": "other"}])
-async def test_borders_are_for_the_config_to_draw(provider: SimulatedProvider, control: dict[str, str]) -> None:
-    """A namespace is refused with a clear message, unless the config allows it."""
+@pytest.mark.parametrize("border", ["namespace", "tenant"])
+async def test_borders_are_for_the_config_to_draw(provider: SimulatedProvider, border: str) -> None:
+    """They are refused with a clear message, a namespace unless the config allows it."""
     async with proxied({"upstream": provider.origin}) as served:
-        refused = await served.chat(cache=control)
+        refused = await served.chat(cache={border: "other"})
         assert refused.status_code == 400
         assert "config" in refused.json()["error"]["message"]
     async with proxied({"upstream": provider.origin, "proxy": {"allow_namespace": True}}) as served:
-        first, other = await served.chat(), await served.chat(cache=control)
+        first, other = await served.chat(), await served.chat(cache={"namespace": "other"})
         assert first.headers["x-asynccache-key"] != other.headers["x-asynccache-key"]
+
+
+async def test_nobody_names_the_tenant_of_another(provider: SimulatedProvider) -> None:
+    """A key without a tenant of its own could read anybody's entries so."""
+    keys = [{"key": "k-shop", "tenant": "shop"}, {"key": "k-all", "shared": True}]
+    async with proxied({"upstream": provider.origin, "proxy": {"allow_namespace": True, "api_keys": keys}}) as served:
+        assert (await served.chat({"authorization": "Bearer k-shop"})).status_code == 200
+        for key in ("k-shop", "k-all"):
+            refused = await served.chat({"authorization": f"Bearer {key}"}, cache={"tenant": "shop"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_cache_control")
+
+
+async def test_all_lines_of_a_header_count(served: Served, provider: SimulatedProvider) -> None:
+    lines = [("cache-control", "no-store"), ("cache-control", "max-age=60")]
+    for outcome in ("miss", "miss"):
+        answer = await served.client.post(COMPLETIONS, json=CHAT, headers=lines)
+        assert answer.headers["x-asynccache-outcome"] == outcome
+    assert provider.calls[COMPLETIONS] == 2
+
+
+@pytest.mark.parametrize("header", ["ocp-apim-subscription-key", "cf-aig-authorization", "x-auth-token"])
+async def test_a_credential_of_a_gateway_is_one(served: Served, header: str) -> None:
+    """It is sent on, so that the answer is for who has it."""
+    said = [{header: "a"}, {header: "b"}, {header: "a"}, {header: "b"}, {}]
+    outcomes = [(await served.chat(one)).headers["x-asynccache-outcome"] for one in said]
+    assert outcomes == ["miss", "miss", "hit", "hit", "miss"]
+
+
+async def test_an_id_of_a_request_is_no_credential(served: Served) -> None:
+    outcomes = [(await served.chat({"idempotency-key": i})).headers["x-asynccache-outcome"] for i in "ab"]
+    assert outcomes == ["miss", "hit"]
+
+
+@pytest.mark.parametrize("field", ["api_key", "extra_headers", "timeout", "client"])
+async def test_what_sdks_take_for_themselves_is_the_providers_in_a_body(served: Served, field: str) -> None:
+    outcomes = [(await served.chat(**{field: i})).headers["x-asynccache-outcome"] for i in "aba"]
+    assert outcomes == ["miss", "miss", "hit"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_encoding_that_cannot_be_undone(stream: bool) -> None:
+    recording = Recording(headers={"content-encoding": "br"}, body=b"\x0b\x02\x80abc\x03")
+    async with serving(recording) as origin, proxied({"upstream": origin}) as served:
+        for _ in range(2):
+            answer = await served.chat(stream=stream)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "bad_encoding")
+    assert len(recording.heard) == 2
+
+
+async def test_a_proxy_behind_a_proxy(provider: SimulatedProvider) -> None:
+    """What the other one says of its cache is not said as ours."""
+    async with proxied({"upstream": provider.origin}) as inner, proxied({"upstream": inner.origin}) as outer:
+        assert (await inner.chat()).headers["x-asynccache-outcome"] == "miss"
+        answer = await outer.chat()
+    assert answer.headers.get_list("x-asynccache-outcome") == ["miss"]
+    assert len(answer.headers.get_list("x-asynccache-key")) == 1
 
 
 @pytest.mark.parametrize("where", ["cache", "x-asynccache"])

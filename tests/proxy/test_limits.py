@@ -52,6 +52,17 @@ async def test_a_body_that_says_it_is_too_large(served: Served, path: str) -> No
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown"])
+async def test_a_client_that_reads_only_when_it_has_sent_all(provider: SimulatedProvider, path: str) -> None:
+    """It is told why, too: the connection is not reset under what it still sends."""
+    config = {"upstream": provider.origin, "proxy": {"max_body_bytes": 4 * 2**20}}
+    async with proxied(config) as served:
+        answer = await served.client.post(
+            path, content=b" " * (12 * 2**20), headers={"content-type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown"])
 async def test_a_body_that_grows_too_large(served: Served, path: str) -> None:
     """Refused as soon as it is, whatever would still come."""
     chunk = b"320\r\n" + b" " * 800 + b"\r\n"

@@ -363,49 +363,6 @@ async def test_an_application_of_the_next_generation_knows_what_was_before(provi
     await cache.aclose()
 
 
-# -- metrics ------------------------------------------------------------------------------------------
-
-
-async def test_metrics_are_those_of_this_cache(provider: SimulatedProvider) -> None:
-    config = {"upstream": provider.origin, "telemetry": {"prometheus": True}}
-    async with proxied(config) as served:
-        for _ in range(3):
-            await served.chat()
-        response = await served.client.get("/metrics", headers={"host": "proxy.internal:4000"})
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/plain")
-    lines = [line for line in response.text.splitlines() if line.startswith("asynccache_cache_hits_total{")]
-    assert [float(line.rpartition(" ")[2]) for line in lines] == [2]
-    assert "asynccache_cache_hit_ratio 0.66" in response.text
-
-
-async def test_metrics_need_the_master_key_where_there_are_keys(provider: SimulatedProvider) -> None:
-    keys: dict[str, Any] = {"api_keys": [{"key": KEY, "tenant": "a-tenant-of-ours"}], "master_key": MASTER}
-    config = {"upstream": provider.origin, "telemetry": {"prometheus": True}, "proxy": keys}
-    async with proxied(config) as served:
-        await served.chat(CALLER)
-        statuses = [(await served.client.get("/metrics", headers=each)).status_code for each in ({}, CALLER, MANAGER)]
-        assert statuses == [401, 403, 200]
-        text = (await served.client.get("/metrics", headers=MANAGER)).text
-    assert "a-tenant-of-ours" not in text
-    assert KEY not in text
-
-
-async def test_without_metrics_the_path_is_still_ours(keyless: Served, provider: SimulatedProvider) -> None:
-    assert (await keyless.client.get("/metrics")).status_code == 404
-    assert not provider.calls
-
-
-async def test_each_call_is_one_line_in_the_log(provider: SimulatedProvider, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    async with proxied({"upstream": provider.origin, "telemetry": {"log": "text"}}) as served:
-        for _ in range(2):
-            await served.chat(messages=[{"role": "user", "content": SECRETS}])
-    lines = [record.getMessage() for record in caplog.records if record.name == "asynccache.access"]
-    assert [line.split(" reason=")[0] for line in lines] == ["CACHE MISS", "CACHE HIT"]
-    assert SECRETS not in caplog.text
-
-
 # -- changing ---------------------------------------------------------------------------------------
 
 

@@ -41,10 +41,9 @@ def config(base: str, model: str = "anthropic/claude-sonnet-4-5", **more: Any) -
 async def test_marks_are_sent_to_the_provider_and_not_in_the_key(said: dict[str, Any]) -> None:
     """The model's name in the config does not tell that it is Anthropic's: the deployment does."""
     claude = Recording(body=ANSWER)
-    async with serving(claude) as base:
-        async with proxied(config(base, **said)) as marking, proxied(config(base)) as plain:
-            answers = [await marking.client.post("/v1/messages", json=ASKED) for _ in range(2)]
-            unmarked = await plain.client.post("/v1/messages", json=ASKED)
+    async with serving(claude) as base, proxied(config(base, **said)) as marking, proxied(config(base)) as plain:
+        answers = [await marking.client.post("/v1/messages", json=ASKED) for _ in range(2)]
+        unmarked = await plain.client.post("/v1/messages", json=ASKED)
     assert [answer.headers["x-asynccache-outcome"] for answer in answers] == ["miss", "hit"]
     assert answers[0].headers["x-asynccache-key"] == unmarked.headers["x-asynccache-key"]
     marked, bare = (orjson.loads(body) for *_, body in claude.heard)

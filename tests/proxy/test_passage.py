@@ -133,6 +133,22 @@ async def test_by_the_model_that_a_body_names() -> None:
     assert json.loads(body) == {"model": "dall-e-3", "prompt": "p"}
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1@127.0.0.1:{port}/x", "/v1.example.org/x", "/v10/x", "/v1%40127.0.0.1:{port}/x", "/v1beta"]
+)
+async def test_a_path_is_no_other_host(path: str) -> None:
+    """What follows an address without a path could be read as a part of its host; the config's key would go there."""
+    async with serving(recording := Recording()) as origin, serving(other := Recording()) as elsewhere:
+        params = {"model": "openai/m", "api_base": origin, "api_key": "sk-config"}
+        target = path.format(port=elsewhere.rpartition(":")[2])
+        async with proxied({"model_list": [{"model_name": "m", "litellm_params": params}]}) as served:
+            answer = await served.raw(f"GET {target} HTTP/1.1\r\nhost: proxy\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert other.heard == []
+    ((_, heard, headers, _),) = recording.heard
+    assert (heard, headers["authorization"]) == (target, "Bearer sk-config")
+
+
 async def test_a_page_of_another_origin() -> None:
     """May not use the keys of somebody who runs a proxy, with a request for which browsers do not ask."""
     recording = Recording()

@@ -1,11 +1,9 @@
-"""`asynccache serve`: its start, its reload, its end, and what it does with those who are slow or too large."""
+"""`asynccache serve`: its start, its reload, its end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -310,117 +308,3 @@ async def test_workers_that_cannot_start_end_it(tmp_path: Path) -> None:
     _, said = await process.communicate()
     assert process.returncode in (1, 2)
     assert "config.yaml:1: caching.ttl" in said.decode()
-
-
-# -- the slow and the large -------------------------------------------------------------------------
-
-LIMITS = "proxy: {header_timeout: 0.5, max_header_bytes: 2048, max_connections: 3, keep_alive: 20}\n"
-
-
-@pytest.fixture
-async def limited(provider: SimulatedProvider, tmp_path: Path) -> AsyncIterator[Served]:
-    async with serve("--config", str(config_of(tmp_path, provider, LIMITS))) as served:
-        yield served
-
-
-async def raw(served: Served, data: bytes) -> tuple[int, dict[str, object]]:
-    """The status and the JSON of what is answered to this, until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    try:
-        writer.write(data)
-        async with asyncio.timeout(PATIENCE):
-            answer = await reader.read()
-    finally:
-        writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)
-
-
-@pytest.mark.parametrize(
-    ("data", "status", "code"),
-    [
-        (b"GET / HTTP/1.1\r\nx: " + b"a" * 4096, 431, "headers_too_large"),
-        (b"GET / HTTP/1.1\r\nx: " + b"a" * 4096 + b"\r\n\r\n", 431, "headers_too_large"),
-        (b"GET /" + b"a" * 4096 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
-        (b"GET / HTTP/1.1\r\nx: ", 408, "request_timeout"),
-        (b"what is this\r\n\r\n", 400, "invalid_request"),
-        (b"GET / HTTP/1.1\r\na b: c\r\n\r\n", 400, "invalid_request"),
-    ],
-)
-async def test_a_head_that_is_wrong_is_refused(limited: Served, data: bytes, status: int, code: str) -> None:
-    found, body = await raw(limited, data)
-    assert (found, body["error"]["code"]) == (status, code)  # type: ignore[index]
-    assert limited.process.returncode is None
-
-
-async def test_a_head_that_comes_in_drops_is_refused_in_time(limited: Served) -> None:
-    """Each byte is no new beginning."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", limited.port)
-    answer = asyncio.create_task(reader.read())
-    sent = 0
-    async with asyncio.timeout(PATIENCE):
-        while not answer.done():
-            writer.write(b"GET / HTTP/1.1\r\nx: aaaa"[sent : sent + 1] or b"a")
-            sent += 1
-            await asyncio.wait((answer,), timeout=0.05)
-    assert b"408" in answer.result().splitlines()[0]
-    writer.close()
-
-
-async def test_more_connections_than_there_may_be_are_refused(limited: Served) -> None:
-    opened = [await asyncio.open_connection("127.0.0.1", limited.port) for _ in range(3)]
-    status, body = await raw(limited, b"")
-    assert (status, body["error"]["code"]) == (503, "too_many_connections")  # type: ignore[index]
-    for _, writer in opened:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def test_a_large_body_is_no_large_head(limited: Served) -> None:
-    assert outcome(await limited.ask("word " * 20_000)) == "miss"
-
-
-async def test_trailers_are_no_headers(limited: Served, provider: SimulatedProvider) -> None:
-    """A chunked body may end with fields; they come after all that was decided by the headers."""
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
-    chunked = b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
-    status, _ = await raw(limited, head + chunked + b"cache-control: only-if-cached\r\n\r\n")
-    assert status == 200
-
-
-async def test_who_says_nothing_is_hung_up_on(provider: SimulatedProvider, tmp_path: Path) -> None:
-    config = config_of(tmp_path, provider, "proxy: {keep_alive: 0.3}\n")
-    async with serve("--config", str(config)) as served, asyncio.timeout(PATIENCE):
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        assert await reader.read() == b""
-        writer.close()
-
-
-async def test_who_does_not_read_is_cut_off(provider: SimulatedProvider, tmp_path: Path) -> None:
-    """The answer is larger than what the kernel takes for a client; the others do not notice."""
-    provider.answer_next("word " * 4_000_000)
-    config = config_of(tmp_path, provider, "proxy: {write_timeout: 0.3}\n")
-    async with serve("--config", str(config)) as served:
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", served.port)) as client:
-            client.sendall(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
-            hung_up = select.poll()
-            hung_up.register(client, select.POLLERR | select.POLLHUP)
-            assert await asyncio.to_thread(hung_up.poll, PATIENCE * 1000)
-        assert outcome(await served.ask("another")) == "miss"
-
-
-async def test_who_reads_slowly_is_not_cut_off(provider: SimulatedProvider, tmp_path: Path) -> None:
-    """It takes many times `write_timeout`, in each of which something is read."""
-    provider.answer_next("word " * 4_000_000)
-    config = config_of(tmp_path, provider, "proxy: {write_timeout: 0.3}\n")
-    async with serve("--config", str(config)) as served:
-        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-        read = 0
-        async with served.client.stream("POST", CHAT, json=body) as response:
-            async for part in response.aiter_raw(2**21):
-                read += len(part)
-                await asyncio.sleep(0.1)  # so slow
-        assert read > 20_000_000

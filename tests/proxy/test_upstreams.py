@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asynccache.errors import ConfigError
+from asynccache.proxy.litellm_calls import is_for_the_config
 from asynccache.proxy.problems import Problem
 from asynccache.proxy.providers import parse
 from asynccache.proxy.settings import Settings
@@ -152,6 +153,18 @@ def test_a_model_that_is_nowhere(model: Any, status: int) -> None:
     assert (caught.value.status, caught.value.param) == (status, "model")
 
 
+@pytest.mark.parametrize("model", ["x/hosted_vllm/m", "x/azure/m", "x/.", "x/.."])
+def test_a_made_up_name_that_leads_nowhere(model: str) -> None:
+    with pytest.raises(Problem) as caught:
+        upstreams_of("x/*", "*").group(model)
+    assert caught.value.status == 404
+
+
+def upstreams_of(name: str, model: str) -> Upstreams:
+    config = {"model_list": [{"model_name": name, "litellm_params": {"model": model}}]}
+    return Upstreams(Settings.load(config, environment={}), {})
+
+
 async def test_deployments_of_one_name_take_turns(provider: SimulatedProvider) -> None:
     """And share their entries: what one has answered, the other need not."""
     async with serving(Recording(body=ANSWER)) as a, serving(other := Recording(body=ANSWER)) as b:
@@ -256,6 +269,23 @@ async def test_a_provider_that_only_litellm_can_reach() -> None:
         answer = await served.chat(model="m")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], "litellm" in error["message"]) == (501, "litellm_missing", True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("base_url", "api_base", "api_key", "extra_headers", "aws_sts_endpoint", "aws_bedrock_runtime_endpoint"),
+        *("vertex_credentials", "custom_llm_provider", "success_callback", "mock_response", "user_config", "client"),
+    ],
+)
+def test_what_no_caller_may_tell_litellm(name: str) -> None:
+    """With `base_url` the config's credential would go to anybody."""
+    assert is_for_the_config(name, ["mock_response", "client"])
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "max_tokens", "top_k", "metadata", "user", "image_generation"])
+def test_what_a_caller_may(name: str) -> None:
+    assert not is_for_the_config(name, ["metadata"])
 
 
 async def test_an_upstream_beside_the_list(provider: SimulatedProvider) -> None:
