@@ -27,7 +27,9 @@ CONTROL_HEADER = b"x-asynccache"
 Cached = str | Iterable[str] | Callable[[Any], bool]
 
 CREDENTIALS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
-VOCAL = tuple(prefix.encode() for prefix in VOCAL_HEADERS)
+_ROUTING = ("azureml-model-deployment", "helicone-target-", "x-portkey-config", "x-portkey-provider")
+VOCAL = tuple(prefix.encode() for prefix in (*VOCAL_HEADERS, *_ROUTING))
+"""How the headers begin on which an answer depends; also those by which gateways are told which model is to answer."""
 _JSON = (b"application/json", b"text/json")
 _SEALS = frozenset({b"content-md5", b"digest", b"content-digest", b"signature", b"x-amz-content-sha256"})
 """Headers of a request that hold for its very body, so that no other can be sent in its place."""

@@ -48,14 +48,13 @@ _API_KEY = "api_key"
 _ENCODINGS = (b"accept-encoding", b"gzip, deflate")
 """Those that can be undone without another library. Where nothing is said, all are welcome."""
 _ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
-_FIRST = frozenset(prefix[:1] for prefix in VOCAL)
 _SECRET = re.compile(
     rb"(?:^|[-_])(?:api)?(?:key|token|auth|authorization|authentication|secret|password|credentials?)$"
 )
 _NO_SECRETS = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
-_LAST = frozenset({b"key", b"ken", b"uth", b"ion", b"ret", b"ord", b"ial", b"als"})
-"""How the names of headers end that `_SECRET` fits."""
 _ROUTES = 1024
+_NAMES = 1024
+_LONGEST_NAME = 64
 
 
 class Call:
@@ -113,6 +112,16 @@ class _Route:
         self.terms = terms
 
 
+class _Counts(dict[bytes, bool]):
+    """Whether the headers of a name stand in the key. Remembered: SDKs send many, and always the same."""
+
+    def __missing__(self, name: bytes) -> bool:
+        counts = name.startswith(VOCAL) or _is_secret(name)
+        if len(self) < _NAMES and len(name) <= _LONGEST_NAME:
+            self[name] = counts
+        return counts
+
+
 _call: ContextVar[Call] = ContextVar("asynccache_proxy_call")
 
 
@@ -128,6 +137,7 @@ class Forward:
         # A builder of the config's may want to know whose call it is; the default one does not look.
         self._tells_key = isinstance(cache.builder, ComposedBuilder)
         self._routes: dict[tuple[Any, ...], _Route] = {}
+        self._counts = _Counts()
 
     async def answer(self, call: Call, caller: Caller, asked: Asked) -> Response:
         """Raises what the upstream raises: Refused, httpx2.TransportError, Problem; and NotCached."""
@@ -165,12 +175,8 @@ class Forward:
         tenant, group = caller.tenant, call.group
         if call.own and (credential := _credential(call)):
             tenant = credential if tenant is None else f"{tenant} {credential}"
-        # By the first letter, before a call for each of the many headers that SDKs send.
-        said = [
-            pair
-            for pair in call.headers
-            if (pair[0][:1] in _FIRST and pair[0].startswith(VOCAL)) or (pair[0][-3:] in _LAST and _is_secret(pair[0]))
-        ]
+        counts = self._counts
+        said = [pair for pair in call.headers if counts[pair[0]]]
         more = beside(call.params)
         opaque = call.stream and not call.api.call_type.both
         model = call.params.get("model") if group.name == "" and self._settings.rules else None

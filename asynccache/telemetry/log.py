@@ -47,7 +47,9 @@ class AccessLog:
         level = logging.WARNING if seen.error and seen.error != LEFT else logging.INFO
         if self._logger.isEnabledFor(level):
             message, facts = f"CACHE {_WORDS[seen.outcome]}", _facts(seen)
-            self._logger.log(level, "%s", _as_json(message, facts) if self._json else _as_text(message, facts))
+            line = _as_json(message, facts) if self._json else _as_text(message, facts)
+            # `Logger.log` would look for its caller, which is always this, and takes as long as all the rest.
+            self._logger.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, "%s", (line,), None))
 
 
 def _facts(seen: Observation) -> dict[str, Any]:
