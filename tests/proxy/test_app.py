@@ -292,6 +292,12 @@ async def test_a_credential_of_a_gateway_is_one(served: Served, header: str) -> 
     assert outcomes == ["miss", "miss", "hit", "hit", "miss"]
 
 
+@pytest.mark.parametrize("header", ["x-portkey-config", "helicone-target-url", "azureml-model-deployment"])
+async def test_a_header_that_names_the_model_to_a_gateway(served: Served, header: str) -> None:
+    outcomes = [(await served.chat({header: i})).headers["x-asynccache-outcome"] for i in "aba"]
+    assert outcomes == ["miss", "miss", "hit"]
+
+
 async def test_an_id_of_a_request_is_no_credential(served: Served) -> None:
     outcomes = [(await served.chat({"idempotency-key": i})).headers["x-asynccache-outcome"] for i in "ab"]
     assert outcomes == ["miss", "hit"]

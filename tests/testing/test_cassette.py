@@ -495,7 +495,9 @@ class Project:
         self.pytester.makepyfile(test_it=dedent(TEST) + dedent(test))
 
     def run(self, *options: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("-p", "asynccache.testing.pytest_plugin", *options)
+        # Without the plugins of other packages, which take several times as long to load as all the rest.
+        without = ("-p", "no:langsmith_plugin", "-p", "no:hypothesispytest")
+        return self.pytester.runpytest_subprocess("-p", "asynccache.testing.pytest_plugin", *without, *options)
 
     def calls(self) -> int:
         """How many requests have come since this was asked last."""
