@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,13 @@ class _Route:
 
 
 class _Counts(dict[bytes, bool]):
-    """Whether the headers of a name stand in the key. Remembered: SDKs send many, and always the same."""
+    """Whether the headers of a name stand in the key. Remembered: SDKs send many, and always the same.
+
+    vary: names of those that the config says do.
+    """
+
+    def __init__(self, vary: Iterable[str]) -> None:
+        super().__init__({name.lower().encode("latin-1"): True for name in vary})
 
     def __missing__(self, name: bytes) -> bool:
         counts = name.startswith(VOCAL) or _is_secret(name)
@@ -137,7 +143,7 @@ class Forward:
         # A builder of the config's may want to know whose call it is; the default one does not look.
         self._tells_key = isinstance(cache.builder, ComposedBuilder)
         self._routes: dict[tuple[Any, ...], _Route] = {}
-        self._counts = _Counts()
+        self._counts = _Counts(settings.proxy.vary)
 
     async def answer(self, call: Call, caller: Caller, asked: Asked) -> Response:
         """Raises what the upstream raises: Refused, httpx2.TransportError, Problem; and NotCached."""

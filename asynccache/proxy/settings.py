@@ -112,6 +112,7 @@ class Proxy(Part):
     master_key: SecretStr | None = Field(default=None, description="For management.")
     allow_anonymous: bool = Field(default=False, description="Anybody may call, from anywhere, without a key.")
     allow_namespace: bool = Field(default=False, description="Callers may name a namespace.")
+    vary: list[str] = Field(default=[], description="Headers of requests that change what a gateway answers.")
     ui_prompts: bool = Field(default=False, description="The page may show texts of prompts.")
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="Larger requests are refused (413).")
     max_header_bytes: int = Field(default=64 * 2**10, ge=1024, description="More are refused (431).")

@@ -292,6 +292,12 @@ async def test_a_credential_of_a_gateway_is_one(served: Served, header: str) -> 
     assert outcomes == ["miss", "miss", "hit", "hit", "miss"]
 
 
+async def test_a_header_counts_that_the_config_names(provider: SimulatedProvider) -> None:
+    async with proxied({"upstream": provider.base_url, "proxy": {"vary": ["X-Region"]}}) as served:
+        answers = [await served.chat({"x-region": region, "x-trace": f"{n}"}) for n, region in enumerate("aba")]
+    assert [answer.headers["x-asynccache-outcome"] for answer in answers] == ["miss", "miss", "hit"]
+
+
 @pytest.mark.parametrize("header", ["x-portkey-config", "helicone-target-url", "azureml-model-deployment"])
 async def test_a_header_that_names_the_model_to_a_gateway(served: Served, header: str) -> None:
     outcomes = [(await served.chat({header: i})).headers["x-asynccache-outcome"] for i in "aba"]
