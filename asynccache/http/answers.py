@@ -140,6 +140,11 @@ def status_headers(status: CacheStatus, answered: int | None = None) -> Headers:
 
     answered: the HTTP status with which the upstream answered this very call, where it is known.
     """
+    if status.outcome == "hit" and status.key and not status.reason:  # the same as below, in one step
+        ttl = status.ttl
+        until = "" if ttl is None else f"; ttl={int(ttl)}"
+        plain = f'asynccache; hit{until}; key="{status.key}"'
+        return [(b"cache-status", plain.encode("ascii")), (b"age", b"%d" % status.age)]
     found = status.outcome in ("hit", "stale", "semantic")
     words = ["asynccache", "hit" if found else f"fwd={_forwarded(status)}"]
     if found:

@@ -54,6 +54,7 @@ class Connection(HttpToolsProtocol):
     _stalled: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0
+    _coming = 0
     _unsent = 0
     _refused = False
 
@@ -73,6 +74,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self._coming = len(data)
         super().data_received(data)
         if not self._in_head or self._refused:
             return
@@ -91,12 +93,16 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._end_timer()
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if size > self.limits.max_header_bytes:
+        most = self.limits.max_header_bytes
+        # It lies within what has come since it began. Only where that is more does it have to be counted.
+        if self._head_bytes + self._coming > most and self._size_of_head() > most:
             self._too_large()
             return
         super().on_headers_complete()
         self.headers = _Unheard()
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:

@@ -11,7 +11,7 @@ import httpx2
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from asynccache.errors import AsyncCacheError, NotCached
+from asynccache.errors import AsyncCacheError, ConfigError, NotCached
 from asynccache.http.answers import Head, Headers, Refused, Reply
 from asynccache.http.calls import API, CONTROL_HEADER, TRANSCRIPTIONS, unsealed
 from asynccache.http.wire import Bytes, Live
@@ -120,6 +120,8 @@ class Calls:
             await sending.refuse(_not_cached(error))
         except httpx2.TransportError as error:
             await sending.refuse(failure(error))
+        except ConfigError as error:  # of what the call itself says: to try again would bring the same
+            await sending.refuse(Problem(400, f"{error}", code="invalid_request"))
         except AsyncCacheError as error:
             await sending.refuse(Problem(503, f"{error}", code="unavailable"))
         except Exception:  # whatever it is, the client must get an answer, and its operator must hear of it

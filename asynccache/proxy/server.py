@@ -27,6 +27,7 @@ logger = logging.getLogger("asynccache")
 
 BACKLOG = 2048
 _AT_START = ("host", "port", "workers")
+_COLLECT_AFTER = 20_000  # new objects, net of those that went
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,8 @@ class ProxyServer:
         self._server = _Server(self._uvicorn(settings.proxy), self.reload, started)
         gc.collect()
         gc.freeze()  # what is there now stays: no collection has to look through it
+        # Nor is there much to find in what comes: what a hit is made of goes when it is answered.
+        gc.set_threshold(_COLLECT_AFTER)
         try:
             await self._server.serve(sockets=[self._listening])
         finally:

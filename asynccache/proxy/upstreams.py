@@ -226,6 +226,12 @@ class Upstreams:
             raise Problem(400, "the body has no 'model'", code="missing_required_parameter", param="model")
         if type(model) is not str:
             raise Problem(400, "'model': a text is wanted", code="invalid_type", param="model")
+        if not self._listed:
+            raise Problem(
+                404,
+                "the proxy does not know where calls go: start it with --upstream URL, or with a model_list",
+                code="no_upstream",
+            )
         shown = model if len(model) <= 100 else f"{model[:100]}…"
         raise Problem(
             404, f"the model {shown!r} is not in the proxy's model_list", code="model_not_found", param="model"
