@@ -27,7 +27,7 @@ MAX_COMPRESSED = 64 * 1024 * 1024
 """Bytes of the longest body that is compressed; a longer one is stored as it is. No entry unpacks to more."""
 _SUM = 4
 _START = len(MAGIC) + _SUM
-_FRONT = Struct("<4sII").unpack_from
+_FRONT = Struct("<4sII")
 _MISSING = "needs the extra asynccache[zstd]"
 
 
@@ -124,10 +124,10 @@ class Codec:
             rest = self._open(self._seal, key, data)
             return self._unpack(key, rest, 4, int.from_bytes(rest[:4], "little"))
         # `_verify`, spelled out for a hit: its frame would be a good part of what all else costs.
-        magic, checksum, length = _FRONT(data) if len(data) >= 12 else (b"", 0, 0)
+        magic, checksum, length = _FRONT.unpack_from(data) if len(data) >= _FRONT.size else (b"", 0, 0)
         if magic != MAGIC or crc32(memoryview(data)[8:]) != checksum:
             _verify(data)
-        return self._unpack(key, data, 12, length)
+        return self._unpack(key, data, _FRONT.size, length)
 
     def life(self, digest: str, data: bytes) -> Life:
         """What `decode` would say of an entry's life, for somebody who knows no more of its key than the
@@ -204,7 +204,7 @@ def _verify(data: bytes) -> None:
     if data[: len(MAGIC)] != MAGIC:
         another = data[: len(MAGIC) - 1] in (MAGIC[:-1], SEALED[:-1])
         raise ForeignEntry("of another version") if another else CorruptEntry("not an entry")
-    if len(data) < 12 or crc32(memoryview(data)[_START:]) != int.from_bytes(data[len(MAGIC) : _START], "little"):
+    if len(data) < _FRONT.size or crc32(memoryview(data)[_START:]) != _FRONT.unpack_from(data)[1]:
         raise CorruptEntry("checksum mismatch: torn or changed")
 
 

@@ -73,10 +73,6 @@ class TrafficLog:
         """Whether it says of every call when it began."""
         return all(call.began is not None for call in self.calls)
 
-    def by_time(self) -> list[LoggedCall]:
-        """The calls as they began."""
-        return sorted(self.calls, key=lambda call: call.began or 0.0)
-
     def top(self, count: int) -> list[LoggedCall]:
         """The `count` requests that were made most often, each once, the most frequent first; requests are the same
         when their arguments are, but for how the answer travels."""

@@ -111,7 +111,6 @@ class S3Backend(ObjectBackend[Client]):
             raise ConfigError("session_token goes with access_key_id and secret_access_key: give all three")
         self._create = create
         self._client = client
-        self._region = region
         self._driver = _Driver()
         self._options = {
             "region_name": region,

@@ -24,8 +24,6 @@ MULTIPLIERS: dict[str, int] = {
     "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12,
 }  # fmt: skip
 SUFFIXES: dict[str, int] = {"k": 1000, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9}
-FRACTION_WORDS: dict[str, float] = {"half": 0.5, "quarter": 0.25, "twice": 2, "double": 2, "triple": 3, "thrice": 3}
-
 CURRENCIES: dict[str, str] = {
     "$": "usd", "€": "eur", "£": "gbp", "₹": "inr", "¥": "jpy", "₽": "rub", "₩": "krw",
     **dict.fromkeys(["dollar", "dollars", "usd", "buck", "bucks"], "usd"),
@@ -213,10 +211,6 @@ NEGATIONS = frozenset(
     ]
 )
 NEGATIVE_PREFIXES = ("un", "non", "dis", "in", "im", "ir", "il", "mis", "anti", "de")
-WEAK_NEGATIONS = frozenset(
-    ["less", "fewer", "least", "stop", "avoid", "prevent", "quit", "lack", "refuse", "fail", "instead", "rather"]
-)
-
 OPPOSITES_TEXT = """
 increase decrease; raise lower; rise fall; gain lose; more less; more fewer; most least; maximum minimum; max min; maximize minimize; maximise minimise
 high low; higher lower; highest lowest; big small; bigger smaller; biggest smallest; large small; largest smallest; larger smaller
