@@ -13,6 +13,7 @@ from asynccache.model import CacheKey, CompletionStream, Entry, Outgoing, Reques
 from asynccache.protocols import Handler
 from asynccache.stats import Stats
 from asynccache.streams import close
+from asynccache.sync import leave_caller
 
 logger = logging.getLogger("asynccache")
 
@@ -68,6 +69,7 @@ class Refreshes:
                 await cancel(task)
 
     async def _refresh(self, request: Request, call_next: Handler) -> None:
+        leave_caller()  # who may not have taken his answer yet: a refresh on his thread would hold it up
         try:
             response = await call_next(request)
             if isinstance(response, CompletionStream):

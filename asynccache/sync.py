@@ -121,9 +121,10 @@ class CallersThread:
             answer.cancel()
             raise
         finally:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """From here on jobs get threads of their own."""
         # An interrupted caller may have begun a flight that others wait for. What its flight wants run
         # was put before we leave (it is in the queue), or comes later (it sees that we have left).
         with self._lock:
@@ -135,6 +136,13 @@ class CallersThread:
                 return
             if job is not None:
                 _spawn(job)
+
+
+def leave_caller() -> None:
+    """What this task calls from here on runs on threads of its own: its caller does not wait for it."""
+    thread = CallersThread()
+    thread.leave()
+    _caller.set(thread)
 
 
 def on_callers_thread(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from asynccache.freshness import Freshness, is_outage
 from asynccache.model import Entry
 from asynccache.protocols import Stage
 from asynccache.stages.coalesce import Coalesce
+from asynccache.sync import CallersThread
 from asynccache.testing import FakeClock, FakeUpstream, FaultyBackend
 
 ASK: Mapping[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "why?"}]}
@@ -719,6 +721,35 @@ def test_a_sync_function_is_refreshed_behind_its_caller() -> None:
     assert call("a") == "A"
     asyncio.run(cache.aclose())
     assert (cache.stats.stale, cache.stats.refreshes, cache.stats.misses) == (1, 1, 1)
+
+
+def test_a_sync_refresh_never_runs_on_its_callers_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when it begins before the caller comes to take his answer: he would wait for it."""
+    clock = FakeClock()
+    refreshed = threading.Event()
+    threads: list[threading.Thread] = []
+    wait = CallersThread.wait
+
+    def late(thread: CallersThread, answer: Future[Any]) -> Any:
+        answer.exception()
+        while cache.stats.stale and thread._jobs.empty() and not refreshed.wait(0.001):
+            pass
+        return wait(thread, answer)
+
+    def shout(text: str) -> str:
+        if threads:
+            refreshed.set()
+        threads.append(threading.current_thread())
+        return text.upper()
+
+    cache = Cache(ttl=10, stale_while_revalidate=5, clock=clock)
+    call: Any = cache.wrap(shout)
+    call("a")
+    clock.advance(10)
+    monkeypatch.setattr(CallersThread, "wait", late)
+    call("a")
+    asyncio.run(cache.aclose())
+    assert [thread is threading.current_thread() for thread in threads] == [True, False]
 
 
 def test_a_sync_refresh_may_outlive_the_cache() -> None:
