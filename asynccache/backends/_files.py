@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import stat
+import threading
 from typing import NamedTuple
 
 import aiofiles.os
@@ -95,18 +96,20 @@ def sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def discard(path: str, facts: os.stat_result) -> None:
+def discard(path: str, facts: os.stat_result, placing: threading.Lock) -> None:
     """Remove a file that was found to be bad, unless its place has been taken. `facts` are those of
-    the open file, whose inode number cannot be used again while it is open. At the time of the look,
+    the open file, whose inode number cannot be used again while it is open. This handle puts no file
+    anywhere meanwhile: it holds `placing` for that. At the time of the look,
 
     1. the path names the bad file: it goes;
     2. another process has put a good file there: it stays;
     3. the path is gone: fine.
 
-    A good file put there between the look and the removal is lost. That is a miss, and never a wrong
-    answer; moving the file away first, and back if it was good, could undo a `delete` instead.
+    A good file that another process puts there between the look and the removal is lost. That is a
+    miss, and never a wrong answer; moving the file away first, and back if it was good, could undo a
+    `delete` instead.
     """
-    with contextlib.suppress(OSError):  # what cannot be removed stays a miss
+    with placing, contextlib.suppress(OSError):  # what cannot be removed stays a miss
         if os.lstat(path).st_ino == facts.st_ino:
             os.unlink(path)
 
@@ -154,16 +157,18 @@ def remove(paths: list[str]) -> None:
 
 
 @aiofiles.os.wrap
-def evict(files: list[File], excess: int, now: float, codec: Codec) -> int:
-    """Remove, in this order, the expired, and others until `excess` bytes are free. Returns the bytes freed."""
+def evict(files: list[File], excess: int, now: float, codec: Codec, placing: threading.Lock) -> int:
+    """Remove, in this order, the expired, and others until `excess` bytes are free. Returns the bytes freed.
+    Between look and removal nothing may take a file's place: see `discard`."""
     freed = 0
     for file in files:
         if file.live and freed >= excess:
             break
         try:
-            if _may_go(file, now, codec):
-                os.unlink(file.path)
-                freed += file.cost
+            with placing:
+                if _may_go(file, now, codec):
+                    os.unlink(file.path)
+                    freed += file.cost
         except FileNotFoundError:
             freed += file.cost  # another process did it
         except OSError as error:

@@ -99,6 +99,7 @@ class DiskBackend:
         self._clock = clock
         self._closed = False
         self._threads = Threads(NAME)
+        self._placing = threading.Lock()  # held while a file takes its place, and between look and removal
         self._reclaimer: asyncio.Task[None] | None = None
         self._unwalked = max_bytes  # written since the last walk: as good as anything before the first
 
@@ -169,6 +170,7 @@ class DiskBackend:
         """A fork copies neither the threads nor the task's loop, and locks as they happen to be."""
         if self._threads.pid != os.getpid():
             self._threads = Threads(NAME)
+            self._placing = threading.Lock()
             self._reclaimer = None
 
     def _translated(self, function: Callable[[*Ts], T], args: tuple[*Ts]) -> T:
@@ -221,7 +223,7 @@ class DiskBackend:
             except ForeignEntry as error:
                 raise ForeignEntry(f"{error}: {path}", backend=NAME) from error
             except CorruptEntry as error:
-                _files.discard(path, facts)
+                _files.discard(path, facts, self._placing)
                 raise CorruptEntry(f"{error}: {path} removed", backend=NAME) from error
             now = self._clock()
             if entry.kind != "epoch" and abs(now - facts.st_mtime) >= _TOUCH:
@@ -244,7 +246,8 @@ class DiskBackend:
             if not commit.take():
                 os.unlink(unfinished)
                 return
-            os.replace(unfinished, path)
+            with self._placing:
+                os.replace(unfinished, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
@@ -337,7 +340,7 @@ class DiskBackend:
         # Merged step by step: sorting all at once would hold the interpreter, and so the loop, for long.
         worst_first = heapq.merge(*(shard.files for shard in shards))
         while batch := list(islice(worst_first, _BATCH)):
-            excess -= await _files.evict(batch, excess, now, self._codec)
+            excess -= await _files.evict(batch, excess, now, self._codec, self._placing)
             if excess <= 0 and batch[-1].live:
                 return
 
