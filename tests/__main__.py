@@ -39,6 +39,8 @@ APART = {
 AT_ONCE = min(4, max(2, os.cpu_count() or 2))
 """Groups of the main environment. Many tests wait for a server: two also suit one CPU. A container may use fewer CPUs
 than it sees, and some tests have promises about time to check: more than four would be a risk for little."""
+LIMIT = 15 * 60
+"""Seconds that a group may take, some ten times what the longest does: a test that hangs is interrupted and shown."""
 GROUP_SIZE = 100_000
 """Bytes of tests, by which a folder with more is divided. Smaller groups spread better, but each starts pytest anew."""
 
@@ -152,13 +154,26 @@ async def run_aside(python: Path, arguments: list[str]) -> tuple[int, str]:
             *command(python, arguments), cwd=ROOT, env=surroundings(), stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            await process.wait()
+            async with asyncio.timeout(LIMIT):
+                await process.wait()
+        except TimeoutError:
+            output.write(f"interrupted: longer than {LIMIT} s; where it stood is above\n".encode())
         finally:
             if process.returncode is None:
-                process.send_signal(signal.SIGINT)
-                await process.wait()
+                await end(process)
         output.seek(0)
         return process.returncode or 0, output.read().decode(errors="replace")
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Have pytest clean up, if it can."""
+    process.send_signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(60):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def prepare_with_servers(environment: Path) -> Path:
