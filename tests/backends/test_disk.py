@@ -432,11 +432,11 @@ async def test_what_is_used_or_replaced_meanwhile_is_not_reclaimed(
         clock.advance(100)
     evict = _files.evict
 
-    async def late(found: list[_files.File], excess: int, now: float, codec: Codec) -> int:
+    async def late(*args: object) -> int:
         await backend.get(key_of("used"))
         async with aclosing(DiskBackend(backend.path, clock=clock)) as other:
             await other.set(key_of("replaced"), entry(b"new", blocks=4))
-        return await evict(found, excess, now, codec)
+        return await evict(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(_files, "evict", late)
