@@ -1,9 +1,11 @@
 """Hits per second of the proxy: `python -m benchmarks.proxy [--json] [--seconds N]`.
 
 Each contender is a process of its own under uvicorn with uvloop and httptools, and answers the same 2 KB chat request
-with the same 2 KB completion, already stored, to 16 connections. The floor is a bare ASGI application that hashes the
-body and answers from a dict: the least that any cache behind that server must do. Contenders take turns in short
-rounds; a figure is the median of the rounds, and a ratio the median of the ratios within a round.
+with the same completion, already stored, to 16 connections. Ours is `asynccache serve` as it comes, with its ledger and
+its page; its access log, a line of JSON for each request, is off in one row and on in another. The floor is a bare ASGI
+application that hashes the body and answers from a dict: the least that any cache behind that server must do.
+Contenders take turns in short rounds; a figure is the median of the rounds, and a ratio the median of the ratios within
+a round.
 
 The load comes from `wrk`, where it is installed (Debian: `apt-get install wrk`); else from a generator in this
 process, which is slower than what it measures and says so. LiteLLM's proxy is measured beside ours when
@@ -59,12 +61,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=2, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", choices=("floor", "provider", "asynccache"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("floor", "provider"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--upstream", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.port, options.upstream)
+        serve(options.serve, options.port)
         return
     report = measure(options.rounds, options.seconds)
     print(json.dumps(report, indent=2) if options.json else table(report))
@@ -76,16 +77,11 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def serve(what: str, port: int, upstream: str) -> None:
+def serve(what: str, port: int) -> None:
     """Be one of the servers until killed."""
     import uvicorn
 
-    app: Any = {"floor": floor, "provider": provider}.get(what)
-    if what == "asynccache":
-        from asynccache.proxy.app import create_app
-        from asynccache.proxy.settings import Settings
-
-        app = create_app(Settings.load({"upstream": upstream, "telemetry": {"log": "off"}}))
+    app: Any = {"floor": floor, "provider": provider}[what]
     uvicorn.run(app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", access_log=False, log_level="error")
 
 
@@ -124,12 +120,22 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 @contextlib.contextmanager
-def server(what: str, *arguments: str) -> Iterator[str]:
+def server(what: str) -> Iterator[str]:
     """The origin of one of the servers above."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.proxy", "--serve", what, "--port", str(port), *arguments]
-    with _running(command, port):
+    with _running([sys.executable, "-m", "benchmarks.proxy", "--serve", what, "--port", str(port)], port):
         yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def asynccache(upstream: str, log: str) -> Iterator[str]:
+    """The origin of our proxy."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(json.dumps({"upstream": upstream, "proxy": {"port": port}, "telemetry": {"log": log}}))
+        with _running([sys.executable, "-m", "asynccache", "serve", "--config", str(file)], port):
+            yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
@@ -278,7 +284,8 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         upstream = running.enter_context(server("provider"))
         origins = {
             "bare ASGI": running.enter_context(server("floor")),
-            "asynccache": running.enter_context(server("asynccache", "--upstream", upstream)),
+            "asynccache": running.enter_context(asynccache(upstream, "off")),
+            "with its log": running.enter_context(asynccache(upstream, "json")),
         }
         if importlib.util.find_spec("litellm") and importlib.util.find_spec("apscheduler"):
             origins["litellm"] = running.enter_context(litellm(upstream))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -142,9 +143,7 @@ def status_headers(status: CacheStatus, answered: int | None = None) -> Headers:
     """
     if status.outcome == "hit" and status.key and not status.reason:  # the same as below, in one step
         ttl = status.ttl
-        until = "" if ttl is None else f"; ttl={int(ttl)}"
-        plain = f'asynccache; hit{until}; key="{status.key}"'
-        return [(b"cache-status", plain.encode("ascii")), (b"age", b"%d" % status.age)]
+        return [*_headers_of_hit(status.key, None if ttl is None else int(ttl), int(status.age))]
     found = status.outcome in ("hit", "stale", "semantic")
     words = ["asynccache", "hit" if found else f"fwd={_forwarded(status)}"]
     if found:
@@ -163,6 +162,13 @@ def status_headers(status: CacheStatus, answered: int | None = None) -> Headers:
         words.append(f'detail="{_quotable(detail)}"')
     told = [(b"cache-status", "; ".join(words).encode("ascii"))]
     return [*told, (b"age", b"%d" % status.age)] if found else told
+
+
+@lru_cache(1024)
+def _headers_of_hit(key: str, ttl: int | None, age: int) -> Headers:
+    """For a second they are the same for all hits of an entry."""
+    until = "" if ttl is None else f"; ttl={ttl}"
+    return [(b"cache-status", f'asynccache; hit{until}; key="{key}"'.encode("ascii")), (b"age", b"%d" % age)]
 
 
 def _forwarded(status: CacheStatus) -> str:

@@ -17,7 +17,7 @@ from asynccache.hook_files import Headers as HookHeaders
 from asynccache.hook_files import request_headers
 from asynccache.http.answers import Head, Headers, HTTPAnswers, Refused, Reply
 from asynccache.http.call_types import EVENT_STREAM
-from asynccache.http.calls import API, CONTROL_HEADER, CREDENTIALS, VOCAL, beside, said_in_query, spoken
+from asynccache.http.calls import API, CONTROL_HEADER, CREDENTIALS, VOCAL, beside, dumps, said_in_query, spoken
 from asynccache.http.wire import Live
 from asynccache.key_builders import ComposedBuilder
 from asynccache.model import Completion, CompletionStream, Response, Target
@@ -53,6 +53,7 @@ _SECRET = re.compile(
 )
 _NO_SECRETS = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
 _ROUTES = 1024
+_LONGEST_ROUTE = 4096  # bytes of what clients say; a longer one is made anew for each call
 _NAMES = 1024
 _LONGEST_NAME = 64
 
@@ -115,11 +116,11 @@ class _Route:
 class _Counts(dict[bytes, bool]):
     """Whether the headers of a name stand in the key. Remembered: SDKs send many, and always the same.
 
-    vary: names of those that the config says do.
+    more: names of others that do.
     """
 
-    def __init__(self, vary: Iterable[str]) -> None:
-        super().__init__({name.lower().encode("latin-1"): True for name in vary})
+    def __init__(self, more: Iterable[bytes]) -> None:
+        super().__init__(dict.fromkeys(more, True))
 
     def __missing__(self, name: bytes) -> bool:
         counts = name.startswith(VOCAL) or _is_secret(name)
@@ -143,7 +144,10 @@ class Forward:
         # A builder of the config's may want to know whose call it is; the default one does not look.
         self._tells_key = isinstance(cache.builder, ComposedBuilder)
         self._routes: dict[tuple[Any, ...], _Route] = {}
-        self._counts = _Counts(settings.proxy.vary)
+        vary = [name.lower().encode("latin-1") for name in settings.proxy.vary]
+        self._counts = _Counts(vary)
+        # Where the client's own credential goes on, whose answers are whose is told by that too.
+        self._own_counts = _Counts([*vary, *CREDENTIAL_HEADERS])
 
     async def answer(self, call: Call, caller: Caller, asked: Asked) -> Response:
         """Raises what the upstream raises: Refused, httpx2.TransportError, Problem; and NotCached."""
@@ -178,11 +182,8 @@ class Forward:
             _call.reset(token)
 
     def _route(self, call: Call, caller: Caller) -> _Route:
-        tenant, group = caller.tenant, call.group
-        if call.own and (credential := _credential(call)):
-            tenant = credential if tenant is None else f"{tenant} {credential}"
-        counts = self._counts
-        said = [pair for pair in call.headers if counts[pair[0]]]
+        group, counts = call.group, self._own_counts if call.own else self._counts
+        said = tuple([pair for pair in call.headers if counts[pair[0]]])
         more = beside(call.params)
         opaque = call.stream and not call.api.call_type.both
         model = call.params.get("model") if group.name == "" and self._settings.rules else None
@@ -190,24 +191,28 @@ class Forward:
             id(call.api),
             call.path,
             group,
-            tenant,
+            caller.tenant,
+            call.own,
             call.query,
-            tuple(said),
+            said,
             opaque,
             model if type(model) is str else None,
             *more,
         )
         route = self._routes.get(known)
         if route is None:
-            if len(self._routes) >= _ROUTES:
-                self._routes.clear()
-            route = self._routes[known] = self._make(call, caller, tenant, said, opaque, more)
+            route = self._make(call, caller, opaque, more)
+            if _size(call, said, model) <= _LONGEST_ROUTE:
+                if len(self._routes) >= _ROUTES:
+                    self._routes.clear()
+                self._routes[known] = route
         return route
 
-    def _make(
-        self, call: Call, caller: Caller, tenant: str | None, said: Headers, opaque: bool, more: list[str]
-    ) -> _Route:
-        api, call_type = call.api, call.api.call_type
+    def _make(self, call: Call, caller: Caller, opaque: bool, more: list[str]) -> _Route:
+        api, call_type, tenant = call.api, call.api.call_type, caller.tenant
+        if call.own and (credential := _credential(call)):
+            tenant = credential if tenant is None else f"{tenant} {credential}"
+        said = [pair for pair in call.headers if self._counts[pair[0]]]
         facts = [
             call.group.identity,
             call.path,
@@ -280,6 +285,13 @@ class Forward:
         if not success:
             raise Refused(reply)
         return reply
+
+
+def _size(call: Call, said: Iterable[tuple[bytes, bytes]], model: Any) -> int:
+    """Of what a client says in what a route is remembered by."""
+    told = len(model) if type(model) is str else 0
+    told += len(call.path) + len(call.query) + len(call.group.name)
+    return told + sum(len(name) + len(value) for name, value in said)
 
 
 def answered(response: Response) -> int | None:
@@ -358,7 +370,7 @@ def _content(call: Call, deployment: Deployment, params: Mapping[str, Any], head
         files = {name: value.given for name, value in said.items() if isinstance(value, NamedBytes)}
         return {"headers": headers, "data": fields, "files": files}
     try:
-        content = orjson.dumps(said)
+        content = dumps(said)
     except TypeError:  # deeper than can be written, though not than can be read
         raise Problem(400, "the body is nested too deeply", code="invalid_json") from None
     return {"headers": [*headers, (b"content-type", b"application/json")], "content": content}

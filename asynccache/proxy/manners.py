@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -105,12 +106,16 @@ def told(status: CacheStatus, answered: int | None = None) -> Headers:
 
     answered: the HTTP status of the upstream's answer to this very call, where there was one.
     """
-    headers = status_headers(status, answered)
-    headers.append((b"x-asynccache-outcome", status.outcome.encode()))
-    if status.key:
-        headers.append((b"x-asynccache-key", status.key.encode()))
-    if status.tier:
-        headers.append((b"x-asynccache-tier", status.tier.encode()))
+    return [*status_headers(status, answered), *_own_headers(status.outcome, status.key, status.tier)]
+
+
+@lru_cache(1024)
+def _own_headers(outcome: str, key: str, tier: str) -> Headers:
+    headers = [(b"x-asynccache-outcome", outcome.encode())]
+    if key:
+        headers.append((b"x-asynccache-key", key.encode()))
+    if tier:
+        headers.append((b"x-asynccache-tier", tier.encode()))
     return headers
 
 

@@ -12,12 +12,13 @@ import orjson
 
 from asynccache.batches import Batch, Whole
 from asynccache.errors import ConfigError
-from asynccache.model import CacheStatus, Completion, Request, Response, Target
+from asynccache.model import CacheStatus, Completion, Directives, Request, Response, Target
 from asynccache.protocols import Clock, Handler
 from asynccache.streams import close
 from asynccache.telemetry.observation import (
     LEFT,
     NOTHING,
+    HitObserver,
     Observation,
     Observer,
     SupportsDrain,
@@ -57,11 +58,40 @@ class Observers:
         return bool(self._all)
 
     def tell(self, seen: Observation) -> None:
-        for observe in self._calls:
+        self._tell(self._calls, seen)
+
+    def _tell(self, calls: Sequence[Callable[[Observation], None]], seen: Observation) -> None:
+        for observe in calls:
             try:
                 observe(seen)
             except Exception as error:  # an observer may be anybody's, and must not break the call
                 self._failed(observe, error)
+
+    def hits_like(self, first: Observation) -> Callable[[float, float], None]:
+        """What tells them of hits like this one."""
+        short: list[Callable[[float, float], None]] = []
+        whole: list[Callable[[Observation], None]] = []
+        for observer, observe in zip(self._all, self._calls, strict=True):
+            try:
+                told = observer.hits_like(first) if isinstance(observer, HitObserver) else None
+            except Exception as error:  # as above
+                self._failed(observe, error)
+                told = None
+            if told is None:
+                whole.append(observe)
+            else:
+                short.append(told)
+
+        def tell(began: float, seconds: float) -> None:
+            for told in short:
+                try:
+                    told(began, seconds)
+                except Exception as error:  # as above
+                    self._failed(told, error)
+            if whole:
+                self._tell(whole, first.at(began, seconds))
+
+        return tell
 
     def tell_upstream(self, made: UpstreamCall) -> None:
         for observe in self._upstream_calls:
@@ -99,8 +129,7 @@ class Observe:
     def __init__(self, observers: Observers, *, clock: Clock) -> None:
         self.observers = observers
         self._clock = clock
-        # By its id: what an entry says, which is kept so that no other has that id, and what that means.
-        self._usages: dict[int, tuple[Any, Usage | None]] = {}
+        self._hits: dict[str, _Hits] = {}
 
     async def __call__(self, request: Request, call_next: Handler, /) -> Response:
         began, start = self._clock(), perf_counter()
@@ -112,8 +141,8 @@ class Observe:
             raise
         if isinstance(response, Completion):
             status = response.status
-            if status.outcome == "hit" and (entry := status.entry) is not None:
-                self._tell_hit(request, status, entry.meta, began, perf_counter() - start)
+            if status.outcome == "hit" and status.entry is not None:
+                self._tell_hit(request, status, began, perf_counter() - start)
             else:
                 self._tell(request, status, began, perf_counter() - start, response)
         else:
@@ -127,52 +156,15 @@ class Observe:
         """Wait until what observers keep back is where it belongs."""
         await self.observers.drain()
 
-    def _tell_hit(
-        self, request: Request, status: CacheStatus, meta: Mapping[str, Any], began: float, seconds: float
-    ) -> None:
-        """What `_tell` tells of a hit, which has no time for the rest of it."""
-        model = request.params.get("model")
-        if type(model) is not str or len(model) > _LABEL:
-            model = _label(model)
-        target, directives, said = request.target, request.directives, meta.get("usage")
-        # An entry in memory says it with the same object each time.
-        known = self._usages.get(id(said))
-        usage = known[1] if known is not None and known[0] is said else self._read(said)
-        answered = meta.get("model")
-        if type(answered) is not str:
-            answered = _label(answered)
-        observers = self.observers
-        place = target.endpoint, model
-        seen = Observation(
-            target.call_type.name,
-            model,
-            observers.vendors[place] if place in observers.vendors else observers.vendor(*place),
-            "hit",
-            status.reason,
-            status.tier,
-            False,
-            True,
-            status.key,
-            directives.tenant,
-            directives.namespace,
-            directives.tags,
-            began,
-            seconds,
-            None,
-            usage,
-            "",
-            answered,
-            NOTHING,
-        )
-        observers.tell(seen)
-
-    def _read(self, said: Any) -> Usage | None:
-        usage = usage_of(said)
-        if said is not None:
-            if len(self._usages) >= _KNOWN:
-                self._usages.clear()
-            self._usages[id(said)] = said, usage
-        return usage
+    def _tell_hit(self, request: Request, status: CacheStatus, began: float, seconds: float) -> None:
+        """What `_tell` tells of a hit, with what it has in common with the last one of its key said once."""
+        hits = self._hits.get(status.key)
+        if hits is None or not hits.like(request, status):
+            first = self._seen(request, status, began, seconds)
+            if len(self._hits) >= _KNOWN:
+                self._hits.clear()
+            hits = self._hits[status.key] = _Hits(request, status, self.observers.hits_like(first))
+        hits.tell(began, seconds)
 
     def _tell_stream(
         self,
@@ -198,6 +190,19 @@ class Observe:
         error: str = "",
         told: Usage | None = None,
     ) -> None:
+        self.observers.tell(self._seen(request, status, began, seconds, response, first, error, told))
+
+    def _seen(
+        self,
+        request: Request,
+        status: CacheStatus,
+        began: float,
+        seconds: float,
+        response: Completion | None = None,
+        first: float | None = None,
+        error: str = "",
+        told: Usage | None = None,
+    ) -> Observation:
         params, target, directives = request.params, request.target, request.directives
         call_type, entry, outcome, reason = target.call_type, status.entry, status.outcome, status.reason
         model = _label(params.get("model"))
@@ -221,29 +226,61 @@ class Observe:
                 answered = answered or made.answered
             if outcome == "bypass":
                 reason = reason.partition(":")[0]
-        self.observers.tell(
-            Observation(
-                call_type.name,
-                model,
-                self.observers.vendor(target.endpoint, model),
-                outcome,
-                reason,
-                status.tier,
-                bool(params.get("stream")),
-                status.stored,
-                status.key,
-                directives.tenant,
-                directives.namespace,
-                directives.tags,
-                began,
-                seconds,
-                first,
-                usage,
-                error,
-                answered,
-                paid,
-            )
+        return Observation(
+            call_type.name,
+            model,
+            self.observers.vendor(target.endpoint, model),
+            outcome,
+            reason,
+            status.tier,
+            bool(params.get("stream")),
+            status.stored,
+            status.key,
+            directives.tenant,
+            directives.namespace,
+            directives.tags,
+            began,
+            seconds,
+            first,
+            usage,
+            error,
+            answered,
+            paid,
         )
+
+
+class _Hits:
+    """Hits of one key that differ only in when they came and how long they took. tell: tells of one."""
+
+    __slots__ = ("_answered", "_directives", "_model", "_reason", "_target", "_tier", "_usage", "tell")
+
+    def __init__(self, request: Request, status: CacheStatus, tell: Callable[[float, float], None]) -> None:
+        assert status.entry is not None
+        meta = status.entry.meta
+        self._usage, self._answered = meta.get("usage"), meta.get("model")
+        self._model = request.params.get("model")
+        self._target, self._directives = request.target, request.directives
+        self._reason, self._tier = status.reason, status.tier
+        self.tell = tell
+
+    def like(self, request: Request, status: CacheStatus) -> bool:
+        """Whether this is one of them."""
+        assert status.entry is not None
+        meta = status.entry.meta
+        model = request.params.get("model")
+        return (
+            request.target is self._target
+            and _same_labels(request.directives, self._directives)
+            and (type(model) is str and model == self._model)
+            and (status.reason == self._reason and status.tier == self._tier)
+            # An entry in memory says it with the same object each time.
+            and ((usage := meta.get("usage")) is self._usage or usage == self._usage)
+            and meta.get("model") == self._answered
+        )
+
+
+def _same_labels(one: Directives, other: Directives) -> bool:
+    return one is other or (one.tenant, one.namespace, one.tags) == (other.tenant, other.namespace, other.tags)
 
 
 class Meter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -173,31 +173,24 @@ class Ledger:
         self._lines = None if path is None else _Lines(Path(path), self._line, max_waiting)
 
     def observe(self, seen: Observation, /) -> None:
-        usage, paid, outcome = seen.usage, seen.paid, seen.outcome
-        # What `saved_by` says, spelled out: a hit has no time for another frame.
-        unknown = False
-        saved = NOTHING
-        if paid is NOTHING and usage is not None:
-            saved = usage
-        elif paid is not usage:
-            found = saved_by(seen)
-            unknown = found is None
-            saved = found or NOTHING
-        kind = (
-            outcome,
-            seen.model,
-            seen.answered,
-            seen.provider,
-            seen.call_type,
-            seen.tenant,
-            seen.tags,
-            seen.error != "",
-            seen.began // QUARTER,
-            0 if saved[0] <= SMALL else saved[0],
-        )
-        self._count(kind, seen.began, saved, unknown)
+        self._counting(seen)(seen.began, seen.seconds)
         if self._lines is not None:
             self._lines.put(seen)
+
+    def hits_like(self, first: Observation, /) -> Callable[[float, float], None] | None:
+        return self._counting(first) if self._lines is None else None
+
+    def _counting(self, seen: Observation) -> Callable[[float, float], None]:
+        """Counts calls like this one."""
+        found = saved_by(seen)
+        unknown, saved = found is None, found or NOTHING
+        what = (seen.outcome, seen.model, seen.answered, seen.provider, seen.call_type, seen.tenant, seen.tags)
+        failed, size = seen.error != "", 0 if saved[0] <= SMALL else saved[0]
+
+        def count(began: float, seconds: float) -> None:  # noqa: ARG001 (what takes how long is no money)
+            self._count((*what, failed, began // QUARTER, size), began, saved, unknown)
+
+        return count
 
     def observe_upstream(self, made: UpstreamCall, /) -> None:
         usage = NOTHING if made.usage is None else made.usage
@@ -485,7 +478,7 @@ def _read_line(books: _Books, said: Mapping[str, Any]) -> None:
         usage = usage.minus(Usage(**said["paid"])) if said["paid"] is not None else Usage()
         _COUNTED[outcome]
     sum_.unknown = int(usd is None)
-    sum_.input, sum_.output, sum_.cached_read, sum_.cached_write, sum_.cached_write_1h = usage
+    sum_.input, sum_.output, sum_.cached_read, sum_.cached_write, *_ = usage
     kind = (outcome, "", "", "", said["call_type"], None, (), said["error"] != "", 0.0, 0)
     books.book(labels, _account(kind, sum_, cost))
     books.saw(began, began)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from asynccache.model import Outcome
 from asynccache.telemetry.usage import NOTHING, Usage
 
-__all__ = ["LEFT", "NOTHING", "Observation", "Observer", "UpstreamCall", "UpstreamObserver", "Usage"]
+__all__ = ["LEFT", "NOTHING", "HitObserver", "Observation", "Observer", "UpstreamCall", "UpstreamObserver", "Usage"]
 
 LEFT = "left"
 """The `error` of a stream that its reader left before the end."""
@@ -55,6 +56,30 @@ class Observation:
     answered: str = ""
     paid: Usage | None = NOTHING
 
+    def at(self, began: float, seconds: float) -> Observation:
+        """The same of another time."""
+        return Observation(
+            self.call_type,
+            self.model,
+            self.provider,
+            self.outcome,
+            self.reason,
+            self.tier,
+            self.stream,
+            self.stored,
+            self.key,
+            self.tenant,
+            self.namespace,
+            self.tags,
+            began,
+            seconds,
+            self.first,
+            self.usage,
+            self.error,
+            self.answered,
+            self.paid,
+        )
+
 
 @dataclass(slots=True)
 class UpstreamCall:
@@ -85,6 +110,16 @@ class Observer(Protocol):
 
     def observe(self, seen: Observation, /) -> None:
         """Never blocks and never raises. What it raises all the same is counted and logged once."""
+        ...
+
+
+@runtime_checkable
+class HitObserver(Protocol):
+    """An observer that hears of hits in short: of one entry's hits only the times differ, and they come fast."""
+
+    def hits_like(self, first: Observation, /) -> Callable[[float, float], None] | None:
+        """What is called with `began` and `seconds` of each hit that is otherwise like the first, that one too, in the
+        place of `observe`, and promises the same. None: `observe` it is."""
         ...
 
 

@@ -25,7 +25,10 @@ Price = int | float | str | Decimal
 Table = Mapping[str, Mapping[str, Price]]
 
 _MILLION = Decimal(10**6)
-_NAMES = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+_NAMES = (
+    *("input", "output", "cache_read", "cache_write", "cache_write_1h"),
+    *("input_audio", "output_audio", "cache_audio_read"),
+)
 _KNOWN = 4096
 # Where a model is looked for by its very name, when neither its address nor its name says whose it is.
 _SELLERS = ("openai", "anthropic", "google", "mistral", "cohere", "deepseek", "x-ai", "groq", "together", "fireworks")
@@ -58,7 +61,7 @@ class Rate(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """One model's. What has no rate of its own has that of the input; None: not known.
+    """One model's. What of the cache has no rate of its own has that of the input; None: not known.
 
     request: picodollars for each call besides.
     """
@@ -68,23 +71,34 @@ class Rates(NamedTuple):
     cache_read: Rate | None = None
     cache_write: Rate | None = None
     cache_write_1h: Rate | None = None
+    input_audio: Rate | None = None
+    output_audio: Rate | None = None
+    cache_audio_read: Rate | None = None
     request: int = 0
 
     def cost(self, usage: Usage, *, calls: int = 1, size: int | None = None) -> Cost | None:
         """What these calls cost together, which have used so much in sum; None when there are tokens whose rate is not
         known. size: the input of each of several, as far as rates depend on it."""
         size = usage.input if size is None else size
-        read, hour = usage.cached_read, usage.cached_write_1h
-        short = usage.cached_write - hour
-        plain = max(0, usage.input - read - usage.cached_write)
-        base = None if self.input is None else self.input.at(size)
-        writing = base if self.cache_write is None else self.cache_write.at(size)
+
+        def at(rate: Rate | None, other: int | None = None) -> int | None:
+            return other if rate is None else rate.at(size)
+
+        base, sound = at(self.input), at(self.input_audio)
+        reading, rehearing = at(self.cache_read, base), at(self.cache_audio_read, sound)
+        writing = at(self.cache_write, base)
+        writing_1h = at(self.cache_write_1h, writing)
+        again, hour = usage.cached_audio, usage.cached_write_1h
+        heard, read, short = usage.input_audio - again, usage.cached_read - again, usage.cached_write - hour
         parts = (
-            (plain, base),
-            (usage.output, None if self.output is None else self.output.at(size)),
-            (read, base if self.cache_read is None else self.cache_read.at(size)),
+            (max(0, usage.input - usage.cached_read - usage.cached_write - heard), base),
+            (usage.output - usage.output_audio, at(self.output)),
+            (heard, sound),
+            (usage.output_audio, at(self.output_audio)),
+            (read, reading),
+            (again, rehearing),
             (short, writing),
-            (hour, writing if self.cache_write_1h is None else self.cache_write_1h.at(size)),
+            (hour, writing_1h),
         )
         total = self.request * calls
         for tokens, rate in parts:
@@ -92,10 +106,10 @@ class Rates(NamedTuple):
                 if rate is None:
                     return None
                 total += tokens * rate
-        if base is None or not (read or usage.cached_write):
+        if base is None or not (usage.cached_read or usage.cached_write):
             return Cost(total)
-        saved = read * (base - (parts[2][1] or 0))
-        spent = sum(tokens * ((rate or 0) - base) for tokens, rate in parts[3:])
+        saved = read * (base - (reading or 0)) + again * ((sound or 0) - (rehearing or 0))
+        spent = short * ((writing or 0) - base) + hour * ((writing_1h or 0) - base)
         return Cost(total, max(0, saved), max(0, spent))
 
 
@@ -103,13 +117,14 @@ class Prices:
     """What a call costs. Asks nobody: the library's prices are those that were installed with it.
 
     table:   model → dollars for a million tokens: `{"gpt-4o": {"input": 2.5, "output": 10, "cache_read": 1.25,
-             "cache_write": …, "cache_write_1h": …}}`. It comes before the library. A model goes by the name it was
+             "cache_write": …, "cache_write_1h": …, "input_audio": …, "output_audio": …, "cache_audio_read": …}}`. It comes before the library. A model goes by the name it was
              asked for, or by the one that answered.
     library: whether models that are not in the table are looked up in `genai-prices`; None: if it is installed, or
              there is no table.
 
-    A price is kept to a millionth of a dollar for a million tokens. All tokens count at the price of text. Raises
-    ConfigError for a wrong table, and without the extra asynccache[prices] when the library is wanted.
+    A price is kept to a millionth of a dollar for a million tokens. Sound has prices of its own: where there is none,
+    what a call with sound costs is not known; all other tokens count at the price of text. Raises ConfigError for a
+    wrong table, and without the extra asynccache[prices] when the library is wanted.
     """
 
     def __init__(self, table: Table | None = None, *, library: bool | None = None) -> None:
@@ -162,8 +177,7 @@ def _rates(model: str, prices: Mapping[str, Price]) -> Rates:
 
 
 def _rates_of(rate: Callable[[str], Rate | None], request: int = 0) -> Rates:
-    read, written, cached, put, hour = map(rate, _NAMES)
-    return Rates(read, written, cached, put, hour, request)
+    return Rates(*map(rate, _NAMES), request=request)
 
 
 def _of_the_table(model: str, name: str, price: Price) -> int:

@@ -125,24 +125,21 @@ class PrometheusObserver:
     # -- counting -------------------------------------------------------------------------------------
 
     def observe(self, seen: Observation, /) -> None:
-        usage = seen.usage
-        unknown = False
-        if seen.paid is not NOTHING or usage is None:
-            found = saved_by(seen)
-            usage, unknown = found or NOTHING, found is None
-        kind = (
-            seen.outcome,
-            seen.call_type,
-            seen.model,
-            seen.answered,
-            seen.provider,
-            seen.tier,
-            seen.reason if seen.outcome == "bypass" else "",
-            seen.error,
-            seen.began // QUARTER,
-            0 if usage[0] <= SMALL else usage[0],
-        )
-        self._count(kind, seen.began, seen.seconds, usage, unknown)
+        self.hits_like(seen)(seen.began, seen.seconds)
+
+    def hits_like(self, first: Observation, /) -> Callable[[float, float], None]:
+        """Counts calls like this one."""
+        found = saved_by(first)
+        usage, unknown = found or NOTHING, found is None
+        size = 0 if usage[0] <= SMALL else usage[0]
+        reason = first.reason if first.outcome == "bypass" else ""
+        model = (first.model, first.answered, first.provider)
+        what = (first.outcome, first.call_type, *model, first.tier, reason, first.error)
+
+        def count(began: float, seconds: float) -> None:
+            self._count((*what, began // QUARTER, size), began, seconds, usage, unknown)
+
+        return count
 
     def observe_upstream(self, made: UpstreamCall, /) -> None:
         usage = made.usage or NOTHING

@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from threading import Lock
@@ -167,8 +167,28 @@ class Recent:
             if not seen.error:
                 tier = seen.tier or (_COALESCED if outcome == _COALESCED else _UPSTREAM)
                 (lately.seconds.get(tier) or self._times(tier)).append(seen.seconds)
-            if seen.tenant is not None and seen.tenant not in lately.tenants and len(lately.tenants) < _TENANTS:
-                lately.tenants[seen.tenant] = None
+            self._met(seen.tenant)
+
+    def hits_like(self, first: Observation, /) -> Callable[[float, float], None]:
+        """`observe`, with what is the same for all of them done once."""
+        key, tier, usage, lately, lock = first.key, first.tier, first.usage, self._lately, self._lock
+        with lock:
+            self._met(first.tenant)
+
+        def note(began: float, seconds: float) -> None:
+            with lock:
+                step = lately.step
+                if (number := (began + seconds) // _STEP) > step.number:
+                    step = self._begin(int(number))
+                step.saved += 1
+                found = lately.popular.get(key) or self._new(first)
+                found.hits += 1
+                found.last = began
+                if usage is not None:
+                    found.usage = usage
+                (lately.seconds.get(tier) or self._times(tier)).append(seconds)
+
+        return note
 
     def stages(self, default: list[Stage]) -> Sequence[Stage]:
         """For `Cache(stages=…)`: the default ones, and this one around that which measures upstream calls."""
@@ -214,6 +234,11 @@ class Recent:
 
     def _hash(self, value: str) -> str:
         return blake2b(value.encode(errors="surrogatepass"), digest_size=4, key=self._secret).hexdigest()
+
+    def _met(self, tenant: str | None) -> None:
+        tenants = self._lately.tenants
+        if tenant is not None and tenant not in tenants and len(tenants) < _TENANTS:
+            tenants[tenant] = None
 
     def _begin(self, number: int) -> _Step:
         step = self._lately.step = _Step(number)

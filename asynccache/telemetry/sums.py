@@ -18,14 +18,15 @@ class Sum:
     """
 
     __slots__ = (
-        *("cached_read", "cached_write", "cached_write_1h", "calls", "input", "output", "priced"),
-        *("since", "unknown", "until"),
+        *("cached_audio", "cached_read", "cached_write", "cached_write_1h", "calls", "input", "input_audio"),
+        *("output", "output_audio", "priced", "since", "unknown", "until"),
     )
 
     def __init__(self, began: float) -> None:
         self.since = self.until = began
         self.calls = self.priced = self.unknown = 0
         self.input = self.output = self.cached_read = self.cached_write = self.cached_write_1h = 0
+        self.input_audio = self.output_audio = self.cached_audio = 0
 
     def add(self, began: float, usage: Usage, unknown: bool) -> None:
         self.calls += 1
@@ -36,7 +37,7 @@ class Sum:
         if unknown:
             self.unknown += 1
         elif usage is not NOTHING:
-            read, written, cached, put, hour = usage
+            read, written, cached, put, hour, heard, spoken, again = usage
             self.priced += 1
             self.input += read
             self.output += written
@@ -44,10 +45,14 @@ class Sum:
                 self.cached_read += cached
                 self.cached_write += put
                 self.cached_write_1h += hour
+            if heard or spoken:
+                self.input_audio += heard
+                self.output_audio += spoken
+                self.cached_audio += again
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.input, self.output, self.cached_read, self.cached_write, self.cached_write_1h)
+        return Usage(*(getattr(self, name) for name in Usage._fields))
 
     def cost(self, prices: Prices, model: str, *, provider: str, answered: str, size: int) -> Cost | None:
         """What they cost in sum, if all began in the same quarter of an hour; None: nobody knows.

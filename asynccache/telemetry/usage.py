@@ -18,6 +18,8 @@ class Usage(NamedTuple):
     cached_read:     of the input: what came from the provider's cache.
     cached_write:    of the input: what was put there.
     cached_write_1h: of these: what is to stay there for an hour, which costs more.
+    input_audio:     of the input: sound, which costs more than text does. output_audio: of the output.
+    cached_audio:    of the input's sound: what came from the provider's cache.
     """
 
     input: int = 0
@@ -25,6 +27,9 @@ class Usage(NamedTuple):
     cached_read: int = 0
     cached_write: int = 0
     cached_write_1h: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+    cached_audio: int = 0
 
     def plus(self, other: Usage) -> Usage:
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
@@ -34,7 +39,8 @@ class Usage(NamedTuple):
         return Usage(*(max(0, a - b) for a, b in zip(self, other, strict=True)))
 
     def as_dict(self) -> dict[str, int]:
-        return self._asdict()
+        """JSON-able. Few calls have sound, so only these say it."""
+        return {name: count for name, count in self._asdict().items() if count or "audio" not in name}
 
 
 NOTHING = Usage()
@@ -54,11 +60,14 @@ def usage_of(said: Any) -> Usage | None:
         return None
     read = said.get("prompt_tokens")
     usage = _as_openai(said, read) if type(read) is int and 0 <= read < _MOST else _as_others(said)
-    if usage is None or not usage.cached_read + usage.cached_write:
+    if usage is None or not any(usage[2:]):
         return usage
     cached = min(usage.cached_read, usage.input)
     put = min(usage.cached_write, usage.input - cached)
-    return Usage(usage.input, usage.output, cached, put, min(usage.cached_write_1h, put))
+    heard, spoken = min(usage.input_audio, usage.input - put), min(usage.output_audio, usage.output)
+    # Most do not say which tokens came from the cache: sound did, as far as there is not so much text.
+    again = min(heard, cached, max(usage.cached_audio, cached - (usage.input - heard - put)))
+    return Usage(usage.input, usage.output, cached, put, min(usage.cached_write_1h, put), heard, spoken, again)
 
 
 def _as_others(said: dict[str, Any]) -> Usage | None:
@@ -135,17 +144,20 @@ def _as_openai(said: Mapping[str, Any], read: int) -> Usage:
     details = said.get("prompt_tokens_details")
     written = said.get("completion_tokens")
     written = written if type(written) is int and 0 <= written < _MOST else 0
-    cached = cached_write = 0
+    cached = cached_write = heard = spoken = 0
     if type(details) is dict:
+        heard = details.get("audio_tokens") or 0
         cached = details.get("cached_tokens") or 0
         cached_write = details.get("cache_creation_tokens") or details.get("cache_write_tokens") or 0
     cached = _count(cached or said.get("prompt_cache_hit_tokens") or said.get("cache_read_input_tokens"))
     cached_write = _count(cached_write or said.get("cache_creation_input_tokens"))
     thought = said.get("completion_tokens_details")
-    thoughts = _count(thought.get("reasoning_tokens")) if type(thought) is dict else 0
+    thoughts = 0
+    if type(thought) is dict:
+        thoughts, spoken = _count(thought.get("reasoning_tokens")), _count(thought.get("audio_tokens"))
     if thoughts and said.get("total_tokens") == read + written + thoughts:
         written += thoughts  # xAI counts them beside the rest, all others among it: the total tells
-    return Usage(read, written, cached, cached_write, _hour(said) if cached_write else 0)
+    return Usage(read, written, cached, cached_write, _hour(said) if cached_write else 0, _count(heard), spoken)
 
 
 _ANTHROPIC = {"cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation"}
@@ -163,14 +175,24 @@ def _as_anthropic(said: Mapping[str, Any]) -> Usage:
 
 
 def _as_responses(said: Mapping[str, Any]) -> Usage:
-    details = said.get("input_tokens_details")
-    details = details if isinstance(details, Mapping) else {}
-    cached, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
-    return Usage(_count(said.get("input_tokens")), _count(said.get("output_tokens")), cached, written)
+    """Of responses, transcriptions and realtime sessions."""
+    read, written = (
+        _table(said.get(f"{name}_tokens_details") or said.get(f"{name}_token_details")) for name in ("input", "output")
+    )
+    return Usage(
+        _count(said.get("input_tokens")),
+        _count(said.get("output_tokens")),
+        _count(read.get("cached_tokens")),
+        _count(read.get("cache_write_tokens")),
+        input_audio=_count(read.get("audio_tokens")),
+        output_audio=_count(written.get("audio_tokens")),
+        cached_audio=_count(_table(read.get("cached_tokens_details")).get("audio_tokens")),
+    )
 
 
 class _Names(NamedTuple):
-    """Where others say it. whole: whether what was read has in it what came from the cache, or went there."""
+    """Where others say it. kinds: where of what was read, written, and came from the cache, it is said how much was
+    sound. whole: whether what was read has in it what came from the cache, or went there."""
 
     read: str
     written: str
@@ -178,6 +200,7 @@ class _Names(NamedTuple):
     cached_write: str = ""
     besides: str = ""
     thought: str = ""
+    kinds: tuple[str, str, str] = ("", "", "")
     whole: bool = True
 
 
@@ -188,6 +211,7 @@ _OTHERS = (
         "cachedContentTokenCount",
         besides="toolUsePromptTokenCount",
         thought="thoughtsTokenCount",
+        kinds=("promptTokensDetails", "candidatesTokensDetails", "cacheTokensDetails"),
     ),
     _Names(
         "prompt_token_count",
@@ -195,6 +219,7 @@ _OTHERS = (
         "cached_content_token_count",
         besides="tool_use_prompt_token_count",
         thought="thoughts_token_count",
+        kinds=("prompt_tokens_details", "candidates_tokens_details", "cache_tokens_details"),
     ),
     _Names("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens", whole=False),
 )
@@ -208,7 +233,23 @@ def _by_names(said: Mapping[str, Any], names: _Names) -> Usage:
         _count(said.get(names.written)) + _count(said.get(names.thought)),
         from_cache,
         to_cache,
+        0,
+        *(_sound(said.get(name)) for name in names.kinds),
     )
+
+
+def _sound(kinds: Any) -> int:
+    """The tokens of sound in Gemini's list of kinds."""
+    found = [each for each in kinds if isinstance(each, Mapping)] if isinstance(kinds, list) else []
+    return sum(
+        _count(each.get("tokenCount") or each.get("token_count"))
+        for each in found
+        if str(each.get("modality")).endswith("AUDIO")
+    )
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _hour(said: Mapping[str, Any]) -> int:

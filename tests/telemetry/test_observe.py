@@ -6,6 +6,8 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,9 +15,14 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI, RateLimitError
 
 from asynccache import Cache, ConfigError, NotCached, status
+from asynccache.backends.disk import DiskBackend
 from asynccache.backends.memory import MemoryBackend
 from asynccache.stages.observe import Meter, Observe
-from asynccache.telemetry.observation import LEFT, NOTHING, Observation, Usage
+from asynccache.telemetry.ledger import Ledger
+from asynccache.telemetry.observation import LEFT, NOTHING, Observation, Observer, UpstreamObserver, Usage
+from asynccache.telemetry.prices import Prices
+from asynccache.telemetry.prometheus import PrometheusObserver
+from asynccache.telemetry.recent import Recent
 from asynccache.telemetry.usage import usage_of
 from asynccache.testing import FakeClock, FakeUpstream
 from asynccache.testing.provider import SimulatedProvider
@@ -300,6 +307,45 @@ async def test_an_observer_that_raises_is_counted_and_said_once(caplog: pytest.L
     assert isinstance(stage, Observe)
     assert stage.observers.errors == 4
     assert len(caplog.records) == 1
+
+
+class InFull:
+    """Tells an observer of every hit in full."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observe = observer.observe
+        if isinstance(observer, UpstreamObserver):
+            self.observe_upstream = observer.observe_upstream
+
+
+@pytest.mark.parametrize("stored", ["memory", "disk"])
+async def test_hits_in_short_count_as_hits_in_full(stored: str, tmp_path: Path) -> None:
+    """An entry on disk is another object each time; one in memory is the same until it is replaced."""
+    clock, random, recorder = FakeClock(), Random(7), Recorder()
+    backend = MemoryBackend() if stored == "memory" else DiskBackend(tmp_path, clock=clock)
+    prices = Prices({"m": {"input": "1", "output": "2"}}, library=False)
+    ledgers, recents = (Ledger(prices), Ledger(prices)), (Recent(clock=clock), Recent(clock=clock))
+    metrics = PrometheusObserver(prices), PrometheusObserver(prices)
+    pairs: list[tuple[Observer, Observer]] = [ledgers, recents, metrics]
+    observers = [observer for short, full in pairs for observer in (short, InFull(full))]
+    async with Cache(backend, observers=[*observers, recorder], clock=clock, ttl=600) as cache:
+        asks = [
+            cache.bind(tenant=tenant, tags=tags).wrap(FakeUpstream()) for tenant in (None, "a") for tags in ((), ("t",))
+        ]
+        for _ in range(300):
+            messages = [{"role": "user", "content": random.choice("xyz")}]
+            await random.choice(asks)(model=random.choice("mn"), messages=messages)
+            clock.advance(random.choice([0, 1, 50]))
+    assert recorder.outcomes.count("hit") > 100
+    assert ledgers[0].report() == ledgers[1].report()
+    assert recents[0].report() == recents[1].report()
+    short, full = [(await each.metrics_response()).body.decode() for each in metrics]
+    assert without_times(short) == without_times(full) != []
+
+
+def without_times(text: str) -> list[str]:
+    """The lines of metrics, without those that say when the counting began."""
+    return [line for line in text.splitlines() if "_created" not in line]
 
 
 async def test_the_cache_drains_its_observers() -> None:
