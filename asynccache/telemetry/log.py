@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from asynccache.errors import ConfigError
@@ -46,21 +47,35 @@ class AccessLog:
     def observe(self, seen: Observation, /) -> None:
         level = logging.WARNING if seen.error and seen.error != LEFT else logging.INFO
         if self._logger.isEnabledFor(level):
-            message, facts = f"CACHE {_WORDS[seen.outcome]}", _facts(seen)
-            line = _as_json(message, facts) if self._json else _as_text(message, facts)
-            # `Logger.log` would look for its caller, which is always this, and takes as long as all the rest.
-            self._logger.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, "%s", (line,), None))
+            before, after = self._around(seen)
+            self._write(level, before, seen.seconds, after)
+
+    def hits_like(self, first: Observation, /) -> Callable[[float, float], None]:
+        """Writes a line of each, which differs from the others in its milliseconds."""
+        before, after = self._around(first)
+
+        def write(began: float, seconds: float) -> None:  # noqa: ARG001 (a line has the time at which it is written)
+            if self._logger.isEnabledFor(logging.INFO):
+                self._write(logging.INFO, before, seconds, after)
+
+        return write
+
+    def _around(self, seen: Observation) -> tuple[str, str]:
+        """What stands in a line before the milliseconds, and after."""
+        words = f"CACHE {_WORDS[seen.outcome]}"
+        found = {"reason": seen.reason or ("similar" if seen.outcome == "semantic" else ""), "tier": seen.tier}
+        if self._json:
+            return json.dumps({"message": words, **found})[:-1] + ', "ms": ', ", " + json.dumps(_facts(seen))[1:]
+        return f"{words} {_as_text(found)} ms=", f" {_as_text(_facts(seen))}"
+
+    def _write(self, level: int, before: str, seconds: float, after: str) -> None:
+        line = f"{before}{seconds * 1000:.3f}{after}"
+        # `Logger.log` would look for its caller, which is always this, and takes as long as all the rest.
+        self._logger.handle(self._logger.makeRecord(self._logger.name, level, __file__, 0, "%s", (line,), None))
 
 
 def _facts(seen: Observation) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "reason": seen.reason or ("similar" if seen.outcome == "semantic" else ""),
-        "tier": seen.tier,
-        "ms": round(seen.seconds * 1000, 3),
-        "type": seen.call_type,
-        "model": seen.model,
-        "key": seen.key[:12],
-    }
+    facts: dict[str, Any] = {"type": seen.call_type, "model": seen.model, "key": seen.key[:12]}
     if seen.stream:
         facts["first_ms"] = None if seen.first is None else round(seen.first * 1000, 3)
     if seen.usage is not None and any(seen.usage):
@@ -70,12 +85,8 @@ def _facts(seen: Observation) -> dict[str, Any]:
     return facts
 
 
-def _as_json(message: str, facts: dict[str, Any]) -> str:
-    return json.dumps({"message": message, **facts})
-
-
-def _as_text(message: str, facts: dict[str, Any]) -> str:
-    return " ".join([message, *(f"{name}={_value(value)}" for name, value in facts.items())])
+def _as_text(facts: dict[str, Any]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in facts.items())
 
 
 def _value(value: Any) -> str:

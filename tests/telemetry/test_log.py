@@ -49,6 +49,16 @@ def test_words(outcome: str, word: str, lines: pytest.LogCaptureFixture) -> None
     assert lines.messages[0].startswith(f"CACHE {word} reason=")
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_hits_in_short(form: Any, lines: pytest.LogCaptureFixture) -> None:
+    log, first, second = AccessLog(form), seen(), seen(seconds=0.4)
+    write = log.hits_like(first)
+    for one in (first, second):
+        log.observe(one)
+        write(one.began, one.seconds)
+    assert lines.messages[0] == lines.messages[1] != lines.messages[2] == lines.messages[3]
+
+
 def test_json(lines: pytest.LogCaptureFixture) -> None:
     AccessLog("json").observe(miss(error="RateLimitError", usage=None))
     assert json.loads(lines.messages[0]) == {
