@@ -1,5 +1,6 @@
-"""The real servers, started when the first test asks for one. Share them by a prefix, bucket or container of your
-own, never by FLUSHALL. A test that kills or freezes a server takes one of its own: `new_redis` and the like.
+"""A provider, a cache, and the real servers, started when the first test asks for one. Share servers by a prefix, a
+bucket or container of your own, never by FLUSHALL. A test that kills or freezes a server takes one of its own:
+`new_redis` and the like.
 
 Nothing is skipped: a program that is missing fails the test, and says what gets it. The servers are imported where
 they are used, because not every environment of the tests has what they need.
@@ -8,13 +9,16 @@ they are used, because not every environment of the tests has what they need.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
+from asynccache import Cache
+
 if TYPE_CHECKING:
+    from asynccache.testing.provider import SimulatedProvider
     from tests.servers.azurite import AzuriteServer
     from tests.servers.gcs import GcsServer
     from tests.servers.qdrant import QdrantServer
@@ -27,6 +31,21 @@ if TYPE_CHECKING:
         VectorRedisServer,
     )
     from tests.servers.s3 import S3Server
+
+
+@pytest.fixture
+async def cache() -> AsyncIterator[Cache]:
+    async with Cache() as cache:
+        yield cache
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[SimulatedProvider]:
+    """Real HTTP, simulated answers."""
+    from asynccache.testing.provider import SimulatedProvider
+
+    async with SimulatedProvider() as provider:
+        yield provider
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,6 @@ USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": Tru
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def create(provider: SimulatedProvider) -> AsyncIterator[Any]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as plain, Cache() as cache:
         yield cache.wrap(plain).chat.completions.create

@@ -23,18 +23,6 @@ CALL: dict[str, Any] = {
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
-@pytest.fixture
 async def client(provider: SimulatedProvider, cache: Cache) -> AsyncIterator[AsyncAnthropic]:
     async with AsyncAnthropic(base_url=provider.origin, api_key="k", max_retries=0) as plain:
         yield cache.wrap(plain)

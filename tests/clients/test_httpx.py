@@ -20,6 +20,8 @@ from asynccache.clients.httpx import AsyncCacheTransport, CacheTransport
 from asynccache.http import sse
 from asynccache.http.answers import Head, Reply
 from asynccache.http.calls import APIS
+from asynccache.telemetry.ledger import Ledger
+from asynccache.telemetry.prices import Prices
 from asynccache.testing.loopback import serving
 from asynccache.testing.provider import SimulatedProvider, ToolCall
 
@@ -124,18 +126,6 @@ async def origin() -> AsyncIterator[Origin]:
     async with serving(server) as where:
         server.origin = where
         yield server
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
 
 
 @pytest.fixture(params=[httpx, httpx2], ids=["httpx", "httpx2"])
@@ -522,6 +512,27 @@ async def test_gemini(client: Any, origin: Origin) -> None:
     assert [status(r).outcome for r in (*whole, *streamed)] == ["miss", "hit", "miss", "hit"]
     assert streamed[0].content == streamed[1].content
     assert "stream" not in json.loads(origin.requests[-1][1])
+
+
+async def test_what_gemini_says_of_tokens(origin: Origin) -> None:
+    """In words of its own, whole and in each piece of a stream: a hit saves what its call has cost."""
+    ledger = Ledger(Prices({"gemini-2.5-flash": {"input": 1, "output": 10, "cache_read": "0.1"}}, library=False))
+    usage = {"promptTokenCount": 100, "cachedContentTokenCount": 40, "candidatesTokenCount": 5, "thoughtsTokenCount": 5}
+    said = {**candidate("Paris", "STOP"), "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
+    first = {**candidate("Pa"), "usageMetadata": {"promptTokenCount": 100}, "modelVersion": "gemini-2.5-flash"}
+    async with (
+        Cache(observers=[ledger]) as cache,
+        httpx.AsyncClient(transport=AsyncCacheTransport(cache), base_url=origin.origin) as client,
+    ):
+        origin.answer(json.dumps(said).encode())
+        for _ in range(2):
+            await client.post(GEMINI.format("generateContent"), json={"contents": []})
+        origin.stream(*(f"data: {json.dumps(part)}\r\n\r\n".encode() for part in (first, said)))
+        for _ in range(2):
+            await client.post(GEMINI.format("streamGenerateContent") + "?alt=sse", json={"contents": []})
+    total = ledger.report().total
+    assert (total.upstream_calls, total.hits, total.unknown_spent, total.unknown_saved) == (2, 2, 0, 0)
+    assert total.spent == total.saved == 2 * (60 * 1_000_000 + 40 * 100_000 + 10 * 10_000_000)
 
 
 # -- what is not kept -----------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,18 +23,6 @@ from asynccache.testing import FaultyBackend
 from asynccache.testing.provider import SimulatedProvider
 
 QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
 
 
 def model(provider: SimulatedProvider, cache: Cache, **options: Any) -> ChatOpenAI:

@@ -22,21 +22,9 @@ CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def plain(provider: SimulatedProvider) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
 
 
 def calls(provider: SimulatedProvider) -> int:

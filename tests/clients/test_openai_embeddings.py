@@ -19,21 +19,9 @@ TEXTS = ["Where is my parcel?", "How do I reset my password?", "Can I pay later?
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def plain(provider: SimulatedProvider) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
 
 
 @pytest.fixture

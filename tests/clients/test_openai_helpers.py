@@ -31,18 +31,6 @@ class City(BaseModel):
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
-@pytest.fixture
 async def client(provider: SimulatedProvider, cache: Cache) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as plain:
         yield cache.wrap(plain)

@@ -28,12 +28,6 @@ CALLS: dict[str, Any] = {
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def plain(provider: SimulatedProvider) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as client:
         yield client

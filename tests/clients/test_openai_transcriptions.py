@@ -21,18 +21,6 @@ SOUND = bytes(range(256)) * 20 + b"\r\n--boundary\r\n\n\r"
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
-@pytest.fixture
 async def create(provider: SimulatedProvider, cache: Cache) -> AsyncIterator[Any]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as plain:
         yield cache.wrap(plain).audio.transcriptions.create

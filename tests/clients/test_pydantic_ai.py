@@ -18,18 +18,6 @@ from asynccache.testing.provider import SimulatedProvider, ToolCall
 QUESTION = "What is the capital of France?"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
 @pytest.fixture(params=[OpenAIChatModel, OpenAIResponsesModel])
 async def model(request: pytest.FixtureRequest, provider: SimulatedProvider) -> AsyncIterator[Model]:
     async with request.param("gpt-4o", provider=OpenAIProvider(base_url=provider.base_url, api_key="k")) as model:

@@ -122,18 +122,6 @@ class GroqSDK:
         return [chunk async for chunk in await create(model="llama", messages=MESSAGES, seed=seed, stream=True)]
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
 @pytest.fixture(params=["openai", "responses", "anthropic", "mistralai", "groq"])
 async def sdk(request: pytest.FixtureRequest, provider: SimulatedProvider, cache: Cache) -> AsyncIterator[SDK]:
     transport = AsyncCacheTransport(cache)

@@ -27,12 +27,6 @@ ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES, "response_mode
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def client(provider: SimulatedProvider) -> AsyncIterator[instructor.AsyncInstructor]:
     plain = AsyncOpenAI(base_url=provider.base_url, api_key="k", max_retries=0)
     async with Cache() as cache, plain:

@@ -28,12 +28,6 @@ MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
 @pytest.fixture(autouse=True)
 def _no_cache() -> Iterator[None]:
     yield

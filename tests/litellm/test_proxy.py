@@ -14,12 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LiteLLM
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as serving_provider:
-        yield serving_provider
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     params = {"model": "lm_studio/m", "custom_llm_provider": "lm_studio", "api_base": provider.base_url, "api_key": "k"}
     async with proxied({"model_list": [{"model_name": "local", "litellm_params": params}]}) as proxy:

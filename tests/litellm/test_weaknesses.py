@@ -45,12 +45,6 @@ OTHERS = [{"role": "user", "content": "Who am I?"}]
 Ask = Callable[..., Awaitable[Any]]
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     yield

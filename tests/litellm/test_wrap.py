@@ -23,18 +23,6 @@ from tests.litellm.test_drop_in import CALLS, HELLO
 pytestmark = pytest.mark.filterwarnings("default")  # LiteLLM's own warnings are its business
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Cache]:
-    async with Cache() as cache:
-        yield cache
-
-
 @pytest.mark.parametrize("name", sorted(CALLS))
 async def test_miss_and_hit(cache: Cache, provider: SimulatedProvider, name: str) -> None:
     """The async function pays, and its sync twin finds what it paid for; each answer is of LiteLLM's own type."""

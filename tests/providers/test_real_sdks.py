@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -20,12 +19,6 @@ from tests.providers.google_server import google
 LONG = "A sentence that is long enough. " * 400
 SYSTEM = [{"location": "message", "role": "system"}]
 MARK = {"type": "ephemeral"}
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
 
 
 async def test_anthropic(provider: SimulatedProvider) -> None:

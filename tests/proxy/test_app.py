@@ -24,12 +24,6 @@ from tests.proxy.proxies import CHAT, COMPLETIONS, MESSAGES, Recording, Served, 
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as serving_provider:
-        yield serving_provider
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     async with proxied({"upstream": provider.origin}) as proxy:
         yield proxy

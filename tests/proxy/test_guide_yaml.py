@@ -10,7 +10,7 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,6 @@ def tenant_key_builder(api_key, **kwargs):
 """,
 }
 """The files that the guide puts beside them, with our function in the place of LiteLLM's."""
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
 
 
 @pytest.fixture(autouse=True)

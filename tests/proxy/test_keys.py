@@ -34,12 +34,6 @@ def outcome(response: Any) -> str:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     keys = [{"hash": hashed(A), "tenant": "a"}, {"key": B, "tenant": "b"}]
     config = {"model_list": listed(provider, gpt_4o="openai/gpt-4o"), "proxy": {"api_keys": keys, "master_key": MASTER}}

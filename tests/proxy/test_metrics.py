@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from tests.proxy.proxies import proxied
 SECRET = "the secret of a prompt"
 KEY, MASTER = "ak-of-a-caller", "ak-of-the-master"
 CALLER, MANAGER = ({"authorization": f"Bearer {key}"} for key in (KEY, MASTER))
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
 
 
 def value(text: str, name: str) -> float:

@@ -32,12 +32,6 @@ def tenant_key_builder(api_key=None, **kwargs):
 """
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
 def outcome(response: httpx.Response) -> str:
     assert response.status_code == 200, response.text
     return response.headers["x-asynccache-outcome"]

@@ -17,12 +17,6 @@ from tests.servers.redis import RedisServer
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def pair(
     provider: SimulatedProvider, redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[tuple[Served, Served]]:

@@ -52,12 +52,6 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     """Without any key, on this machine."""
     config = {

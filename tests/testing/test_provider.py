@@ -22,12 +22,6 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 async def client(provider: SimulatedProvider) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=provider.base_url, api_key="any", max_retries=0) as client:
         yield client
