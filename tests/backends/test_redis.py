@@ -1043,25 +1043,24 @@ async def work(word):
         for found in await asyncio.gather(*[backend.get(key_of(word + key.digest)) for key in keys]):
             assert found.body == word.encode()
 
+async def in_child():
+    await work("child")
+    await backend.aclose()
+
 async def main():
     await work("before")
     child = os.fork()
     if child == 0:
-        return True
+        # The parent's loop must not turn once more here: it would read what was answered to the parent.
+        asyncio._set_running_loop(None)
+        asyncio.run(in_child())
+        os._exit(0)
     await work("parent")
     assert os.waitpid(child, 0)[1] == 0
     await work("after")
     await backend.aclose()
-    return False
 
-loop = asyncio.new_event_loop()
-if loop.run_until_complete(main()):
-    async def in_child():
-        await work("child")
-        await backend.aclose()
-    asyncio._set_running_loop(None)
-    asyncio.run(in_child())
-    os._exit(0)
+asyncio.run(main())
 print("done")
 """
 
