@@ -103,7 +103,12 @@ class Codec:
         self._seal = None if encryption_keys is None else Seal(encryption_keys)
 
     def __repr__(self) -> str:
-        return f"Codec(compress_above={self._above}, encrypted={self._seal is not None})"
+        return f"Codec(compress_above={self._above}, encrypted={self.encrypts})"
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether what it writes can be read with a key only."""
+        return self._seal is not None
 
     def encode(self, key: CacheKey, entry: Entry) -> bytes:
         """The entry as one string of bytes that `decode` gives back for this key alone.

@@ -8,6 +8,7 @@ import secrets
 from abc import ABC, abstractmethod
 from typing import Literal
 
+from asynccache.backends._decoded import Decoded
 from asynccache.backends._redis_events import Link, RedisChanges, RedisLeases, changed, digest_bytes
 from asynccache.backends._redis_lines import Failures, pack
 from asynccache.backends._redis_options import seconds, whole
@@ -52,6 +53,7 @@ class RedisVerbs(ABC):
         self._prefix = key_prefix.encode("utf-8", "surrogatepass")
         self._channel = self._prefix + b"events"
         self._codec = codec
+        self._decoded = Decoded(codec)
         self._clock = clock
         self._closed = False
         self._pid = os.getpid()
@@ -77,7 +79,7 @@ class RedisVerbs(ABC):
         if type(data) is not bytes:
             raise self._failures.unavailable(f"an answer that is none to GET: {data!r:.100}")
         try:
-            return self._codec.decode(key, data)
+            return self._decoded.entry(key, data)
         except CorruptEntry as error:
             raise type(error)(str(error), backend=self._name) from error
 
