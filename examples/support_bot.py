@@ -116,6 +116,8 @@ async def main() -> None:
     parser.add_argument("--embedding-model", help='such as "local:FOLDER": semantic caching, too')
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args()
+    if given.queries < 1 or min(given.verbatim, given.respelt) < 0 or given.verbatim + given.respelt > 1:
+        parser.error("at least one query is wanted, and shares that make no more than 1 together")
     day = days_queries(given.queries, given.verbatim, given.respelt, given.seed)
     common = sum(query.common for query in day)
     print(f"{len(day):,} questions, {len(set(day)):,} different; {common:,} about {COMMON} topics")

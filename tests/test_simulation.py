@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +15,7 @@ from asynccache.model import Directives
 from asynccache.simulation import EXACT, Eviction, KeyRule, Outcome, Scenario, key_rule, scenarios, simulate
 from asynccache.telemetry.prices import Prices
 from asynccache.telemetry.usage import Usage
-from asynccache.traffic_log import LoggedCall, Unreadable, calls_in, prompts, read_log
+from asynccache.traffic_log import LoggedCall
 from tests.virtual_time import here, in_virtual_time
 
 SEED = 11
@@ -247,171 +244,3 @@ def test_scenarios_are_all_that_differ() -> None:
 def test_wrong_scenarios_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
-
-
-# -- logs -------------------------------------------------------------------------------------------
-
-QUESTION = [{"role": "user", "content": "Where is my order?"}]
-SPEND = {
-    "request_id": "chatcmpl-1",
-    "call_type": "acompletion",
-    "api_key": "88dc28d0f030c55ed4ab77ed8faf098196cb1c05df778539800c9f1243fe6b4b",
-    "spend": 0.0021,
-    "total_tokens": 650,
-    "prompt_tokens": 500,
-    "completion_tokens": 150,
-    "startTime": "2025-11-03T08:00:00.250000+00:00",
-    "endTime": "2025-11-03T08:00:02.750000+00:00",
-    "model": "gpt-4o-2024-08-06",
-    "model_group": "gpt-4o",
-    "custom_llm_provider": "openai",
-    "cache_hit": "False",
-    "messages": json.dumps(QUESTION),
-    "response": json.dumps(answer("On its way.")),
-    "proxy_server_request": "{}",
-    "status": "success",
-}
-
-
-def test_a_row_of_litellms_spend_log() -> None:
-    """With its columns as texts, as a dump of the database has them."""
-    (read,) = calls_in(SPEND)
-    assert read.params == {"model": "gpt-4o", "messages": QUESTION, "api_key": SPEND["api_key"]}
-    assert (read.call_type, read.provider, read.cached, read.failed) == ("chat", "openai", False, False)
-    assert (read.began, read.seconds, read.usd) == (1762156800.25, 2.5, 0.0021)
-    assert read.usage == Usage(500, 150)
-    assert read.answer == answer("On its way.")
-
-
-def test_a_row_with_the_whole_request() -> None:
-    """`proxy_server_request` has all arguments; LiteLLM's own are none of them."""
-    body = {"model": "gpt-4o", "messages": QUESTION, "temperature": 0.2, "metadata": {"x": 1}, "litellm_call_id": "1"}
-    (read,) = calls_in({**SPEND, "messages": {}, "proxy_server_request": {"url": "http://x", "body": body}})
-    assert {name: value for name, value in read.params.items() if name != "api_key"} == {
-        "model": "gpt-4o",
-        "messages": QUESTION,
-        "temperature": 0.2,
-    }
-
-
-def test_a_hit_of_litellms_cache_has_cost_nothing_and_says_nothing_of_the_price() -> None:
-    (read,) = calls_in({**SPEND, "cache_hit": "True", "spend": 0.0})
-    assert (read.cached, read.usd, read.usage) == (True, None, Usage(500, 150))
-
-
-def test_a_row_without_its_prompt() -> None:
-    with pytest.raises(Unreadable, match="store_prompts_in_spend_logs"):
-        calls_in({**SPEND, "messages": {}})
-
-
-def attribute(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, int):
-        return {"key": name, "value": {"intValue": str(value)}}
-    if isinstance(value, float):
-        return {"key": name, "value": {"doubleValue": value}}
-    return {"key": name, "value": {"stringValue": value if isinstance(value, str) else json.dumps(value)}}
-
-
-def otlp(**attributes: Any) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "openai",
-        "gen_ai.request.model": "gpt-4o",
-        "gen_ai.request.temperature": 0.5,
-        "gen_ai.request.max_tokens": 200,
-        "gen_ai.usage.input_tokens": 500,
-        "gen_ai.usage.output_tokens": 150,
-    }
-    span = {
-        "name": "chat gpt-4o",
-        "startTimeUnixNano": "1762156800250000000",
-        "endTimeUnixNano": "1762156802750000000",
-        "attributes": [attribute(name, value) for name, value in {**about, **attributes}.items()],
-    }
-    other = {"name": "GET /", "attributes": [attribute("http.request.method", "GET")]}
-    return {"resourceSpans": [{"scopeSpans": [{"spans": [other, span]}]}]}
-
-
-def test_a_span_of_the_genai_conventions() -> None:
-    asked = [{"role": "user", "parts": [{"type": "text", "content": "Where is my order?"}]}]
-    said = [{"role": "assistant", "parts": [{"type": "text", "content": "On its way."}], "finish_reason": "stop"}]
-    system = [{"type": "text", "content": "Be brief."}]
-    content = {"gen_ai.input.messages": asked, "gen_ai.output.messages": said, "gen_ai.system_instructions": system}
-    (read,) = calls_in(otlp(**content))
-    assert read.params == {
-        "model": "gpt-4o",
-        "temperature": 0.5,
-        "max_tokens": 200,
-        "messages": [{"role": "system", "content": "Be brief."}, *QUESTION],
-    }
-    assert (read.began, read.seconds, read.provider) == (1762156800.25, 2.5, "openai")
-    assert read.usage == Usage(500, 150)
-    assert read.answer["choices"][0]["message"] == {"role": "assistant", "content": "On its way."}
-
-
-def test_numbered_prompts() -> None:
-    """How OpenLLMetry says it."""
-    (read,) = calls_in(otlp(**{"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "Where is my order?"}))
-    assert read.params["messages"] == QUESTION
-    assert read.answer is None
-
-
-def test_spans_without_content() -> None:
-    with pytest.raises(Unreadable, match="did not keep the prompt"):
-        calls_in(otlp())
-
-
-def test_a_batch_file_of_openais() -> None:
-    for url, kind in (("/v1/chat/completions", "chat"), ("/v1/completions", "text_completion")):
-        (read,) = calls_in({"custom_id": "1", "method": "POST", "url": url, "body": {"model": "m", "prompt": "x"}})
-        assert (read.call_type, read.params) == (kind, {"model": "m", "prompt": "x"})
-
-
-def test_a_call_of_our_own_format() -> None:
-    request = {"model": "m", "messages": QUESTION, "cache": {"ttl": 5}}
-    (read,) = calls_in({"request": request, "answer": answer("x"), "began": 5, "seconds": 2, "tenant": "t"})
-    assert read == LoggedCall(
-        {"model": "m", "messages": QUESTION}, "chat", answer("x"), 5.0, 2.0, Usage(500, 150), tenant="t"
-    )
-
-
-def test_lines_that_are_no_calls_are_counted(tmp_path: Path) -> None:
-    lines = [json.dumps(SPEND), "{oops", json.dumps({"model": "m"}), json.dumps({**SPEND, "messages": {}}), "[1]"]
-    (tmp_path / "log.jsonl").write_text("\n".join([*lines, "{oops", ""]))
-    log = read_log(tmp_path / "log.jsonl")
-    assert len(log.calls) == 1
-    assert log.skipped == {
-        "no JSON": 2,
-        "no prompt": 1,
-        "no JSON object": 1,
-        "LiteLLM did not keep the prompt (store_prompts_in_spend_logs)": 1,
-    }
-
-
-def test_an_array_is_a_log_too(tmp_path: Path) -> None:
-    (tmp_path / "log.json").write_text(json.dumps([SPEND, SPEND], indent=2))
-    assert len(read_log(tmp_path / "log.json").calls) == 2
-
-
-def test_a_log_without_a_call_says_why(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text(json.dumps({**SPEND, "messages": {}}))
-    with pytest.raises(ConfigError, match="store_prompts_in_spend_logs"):
-        read_log(tmp_path / "log.jsonl")
-    with pytest.raises(ConfigError, match="No such file"):
-        read_log(tmp_path / "none.jsonl")
-
-
-def test_the_most_frequent_requests(tmp_path: Path) -> None:
-    """How an answer travels makes no request another."""
-    asked = [call(text) for text in "abbcbca"]
-    asked.append(replace(asked[2], params={**asked[2].params, "stream": True}))
-    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps({"request": dict(each.params)}) for each in asked))
-    found = [each.params["messages"][0]["content"] for each in read_log(tmp_path / "log.jsonl").top(2)]
-    assert found == ["b", "a"]
-
-
-def test_prompts_are_lines(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("Where is my order?\n\n  Hello  \n")
-    assert prompts(tmp_path / "prompts.txt") == ["Where is my order?", "Hello"]
-    (tmp_path / "log.jsonl").write_text(json.dumps({"model": "m", "messages": QUESTION}))
-    assert prompts(tmp_path / "log.jsonl") is None

@@ -56,9 +56,12 @@ def _read(file: Path) -> Report:
     from asynccache.telemetry.ledger import read_report
 
     try:
-        return read_report(file)
+        found = read_report(file)
     except OSError as error:
         fail(f"{file}: {error.strerror}")
+    if found.unwritten and found.since is None:
+        fail(f"{file}: no line of it is a ledger's, as Ledger(path=…) writes them")
+    return found
 
 
 def _ask(url: str) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from html import escape
 
-from asynccache.cli.ledger_table import in_order, money, notes
+from asynccache.cli.ledger_table import in_order, left_out, money, notes
 from asynccache.telemetry.ledger import Account, Report
 
 _STYLE = """
@@ -18,7 +18,7 @@ dt { font-size: .85rem; } dd { font-size: 1.4rem; font-weight: 600; margin: 0; }
   font-size: .8rem; font-weight: 400; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; min-width: 100%; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child { min-width: 9rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .bar { display: flex; height: .8rem; min-width: 10rem; } .bar span { display: block; height: 100%; }
 .spent { background: var(--spent); } .saved { background: var(--saved); }
 .key span { display: inline-block; height: .7rem; margin: 0 .3rem 0 1rem; width: .7rem; }
@@ -44,7 +44,7 @@ def page(report: Report) -> str:
         *(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in cards),
         "</dl>",
         '<p class="key"><span class="spent"></span>spent<span class="saved"></span>saved</p>',
-        *(_table(title, in_order(getattr(report, name), name)) for name, title in _TABLES if getattr(report, name)),
+        *(_table(title, getattr(report, name), name) for name, title in _TABLES if getattr(report, name)),
         *(f"<p>{escape(note)}</p>" for note in notes(report)),
         "</body></html>",
     ]
@@ -58,12 +58,15 @@ def _span(report: Report) -> str:
     return f"{since} to {until} UTC"
 
 
-def _table(title: str, accounts: list[tuple[str, Account]]) -> str:
+def _table(title: str, labelled: dict[str, Account], by: str) -> str:
+    accounts = in_order(labelled, by)
     names = ("calls", "hits", "tokens in", "tokens out", "spent", "saved", "unknown")
     most = max((account.spent + account.saved for _, account in accounts), default=0)
     rows = [_row(label, account, most) for label, account in accounts]
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", *names, ""))
-    return f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    table = f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    more = left_out(labelled, by)
+    return f"{table}<p>{escape(more)}</p>" if more else table
 
 
 def _row(label: str, account: Account, most: int) -> str:

@@ -28,6 +28,8 @@ def show(report: Report, by: str) -> None:
         console.print(_table(ordered, by))
         if any(account.spent or account.saved for _, account in ordered):
             console.print(_chart(ordered))
+        if more := left_out(accounts, by):
+            console.print(Text(more, style="dim"))
     for note in notes(report):
         console.print(Text(note, style="yellow"))
 
@@ -37,6 +39,12 @@ def in_order(accounts: dict[str, Account], by: str) -> list[tuple[str, Account]]
     if by == "days":
         return sorted(accounts.items())[-_ROWS:]
     return sorted(accounts.items(), key=lambda item: (-(item[1].spent + item[1].saved), item[0]))[:_ROWS]
+
+
+def left_out(accounts: dict[str, Account], by: str) -> str:
+    """What of the accounts is not among those; "" when all are."""
+    which = "earlier days" if by == "days" else f"{by} with less money"
+    return f"and {len(accounts) - _ROWS:,} {which}" if len(accounts) > _ROWS else ""
 
 
 def money(picodollars: int) -> str:
@@ -53,11 +61,11 @@ def notes(report: Report) -> list[str]:
     """What the sums do not have in them."""
     total = report.total
     facts = (
-        (total.unknown_spent, "upstream call", "at an unknown cost: in no sum"),
-        (total.unknown_saved, "answer from the cache", "that would have cost nobody knows what: in no sum"),
-        (report.unwritten, "line", "not in the ledger's file, or unreadable"),
+        (total.unknown_spent, "upstream call{s} at an unknown cost: in no sum"),
+        (total.unknown_saved, "answer{s} from the cache that would have cost nobody knows what: in no sum"),
+        (report.unwritten, "line{s} not in the ledger's file, or unreadable"),
     )
-    return [f"{count:,} {what}{'' if count == 1 else 's'} {how}" for count, what, how in facts if count]
+    return [f"{count:,} {what.format(s='' if count == 1 else 's')}" for count, what in facts if count]
 
 
 def _head(total: Account) -> Group:
@@ -98,5 +106,5 @@ def _chart(accounts: list[tuple[str, Account]]) -> Group:
     grid = Table.grid(padding=(0, 2))
     for label, account in accounts:
         spent, saved = (round(_BAR * amount / most) for amount in (account.spent, account.saved))
-        grid.add_row(Text(label), Text.assemble(("█" * spent, "red"), ("█" * saved, "green")))
-    return Group("", grid, Text.assemble(("█ spent  ", "red"), ("█ saved", "green")))
+        grid.add_row(Text(label), Text.assemble(("█" * spent, "red"), ("░" * saved, "green")))
+    return Group("", grid, Text.assemble(("█ spent  ", "red"), ("░ saved", "green")))

@@ -145,6 +145,7 @@ def _of_the_log(log: TrafficLog) -> dict[str, Any]:
         "since": min(times, default=None),
         "until": max(times, default=None),
         "without_answer": sum(call.answer is None for call in log.calls),
+        "cut": sum(not call.whole for call in log.calls),
     }
 
 
@@ -160,6 +161,8 @@ def _print(log: TrafficLog, found: Simulation) -> None:
         notes.append("not all lines say when: a call without a time follows the one before it")
     if facts["without_answer"]:
         notes.append(f"{facts['without_answer']:,} without an answer: taken as kept, with a size by their tokens")
+    if facts["cut"]:
+        notes.append(f"{facts['cut']:,} whose prompt is not all in the log: what is missing makes no difference")
     if unpriced := max(each.unpriced for each in found.outcomes):
         notes.append(f"{unpriced:,} whose cost nobody knows: they are in no sum of money")
     for note in notes:
@@ -174,20 +177,19 @@ def _print(log: TrafficLog, found: Simulation) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
+    """Of several caches only what they differ in is said of each."""
     table = Table(box=None, pad_edge=False)
-    for name in ("keys", "ttl", "size", "policy"):
-        table.add_column(name)
+    caches = [_options(each.scenario) for each in outcomes]
+    told = [name for name in caches[0] if len(caches) == 1 or len({cache[name] for cache in caches}) > 1]
+    for name in told:
+        table.add_column(name, overflow="fold")
     for name in ("hit ratio", "hits", "waited", "saved", "of", "time saved", "peak"):
-        table.add_column(name, justify="right")
-    for each in outcomes:
-        scenario = each.scenario
+        table.add_column(name, justify="right", overflow="fold")
+    for each, cache in zip(outcomes, caches, strict=True):
         total = each.usd + each.usd_saved
         known = each.unpriced < each.calls
         table.add_row(
-            scenario.keys.name,
-            _ttl_words(scenario.ttl),
-            _bytes(scenario.max_bytes),
-            scenario.policy,
+            *(cache[name] for name in told),
             f"{each.hit_ratio:.1%}",
             f"{each.hits:,}",
             f"{each.coalesced:,}",
@@ -197,6 +199,15 @@ def _table(outcomes: list[Outcome]) -> Table:
             _bytes(each.peak_bytes),
         )
     return table
+
+
+def _options(scenario: Scenario) -> dict[str, str]:
+    return {
+        "keys": scenario.keys.name,
+        "ttl": _ttl_words(scenario.ttl),
+        "size": _bytes(scenario.max_bytes),
+        "policy": scenario.policy,
+    }
 
 
 def _named(scenario: Scenario) -> str:

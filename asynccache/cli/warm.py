@@ -100,6 +100,9 @@ def _requests(path: Path, model: str | None, top: int | None) -> list[Arguments]
     lines = prompts_in(path)
     if lines is None:
         log = read_log(path)
+        if cut := sum(not call.whole for call in log.calls):
+            log.skipped["the prompt is not all in the log, or not as it was sent"] = cut
+            log.calls = [call for call in log.calls if call.whole]
         for reason, count in log.skipped.items():
             typer.echo(f"asynccache: {path}: left out {count}: {reason}", err=True)
         calls = log.calls if top is None else log.top(top)
@@ -166,8 +169,8 @@ def _prices(settings: Settings | None) -> Prices:
 
 
 class _ProxyShelf:
-    """What a proxy keeps, asked over HTTP. Each look is a request with `Cache-Control: only-if-cached`, which its
-    statistics count."""
+    """What a proxy keeps, asked over HTTP. What is looked for is no call to it: neither its statistics nor its ledger
+    count it."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
@@ -175,29 +178,23 @@ class _ProxyShelf:
     async def look(self, request: Arguments, /) -> Held:
         from asynccache.warming import Held
 
-        response = await self._post(request, "only-if-cached")
-        key = json.dumps(
-            [getattr(request, "call_type", "chat"), request], sort_keys=True
-        )  # a 504 does not tell the real one
-        said = response.headers.get("cache-status", "")
-        if response.status_code == 504:
-            return Held("absent", key=key)
+        # Whoever does not know the first is to make no call all the same.
+        headers = {"x-asynccache": '{"look": true}', "cache-control": "only-if-cached"}
+        response = await self._post(request, headers)
         if response.is_error:
-            raise _Refused(response)
-        if "fwd=bypass" in said or "asynccache" not in said:
-            return Held("uncacheable", reason=_detail(said) or "the proxy says nothing of a cache")
-        ttl = next((word.strip().removeprefix("ttl=") for word in said.split(";") if "ttl=" in word), None)
-        if ttl is not None and ttl.startswith("-"):
-            return Held("stale", key=key)
-        return Held("present", None if ttl is None else float(ttl), key)
+            raise Refused(response)
+        try:
+            return Held(**response.json())
+        except (TypeError, ValueError) as error:
+            raise NoProxy("what answers there is no proxy of asynccache, or an older one") from error
 
     async def ask(self, request: Arguments, /, *, anew: bool) -> Answered:
         from asynccache.telemetry.usage import Usage, model_in, usage_in, usage_of
         from asynccache.warming import Answered
 
-        response = await self._post(request, "no-cache" if anew else None)
+        response = await self._post(request, {"cache-control": "no-cache"} if anew else {})
         if response.is_error:
-            raise _Refused(response)
+            raise Refused(response)
         said = response.headers.get("cache-status", "")
         if "fwd=" not in said or "collapsed" in said:
             return Answered("collapsed" not in said or "stored" in said, Usage())
@@ -209,15 +206,14 @@ class _ProxyShelf:
         usage = None if told is None else usage_of(dict(told))
         return Answered("stored" in said, usage, "" if answer is None else model_in(answer))
 
-    async def _post(self, request: Arguments, control: str | None) -> httpx2.Response:
+    async def _post(self, request: Arguments, headers: Mapping[str, str]) -> httpx2.Response:
         from asynccache.traffic_log import by_path
 
-        headers = {} if control is None else {"cache-control": control}
         path = by_path(getattr(request, "call_type", "chat"))
         return await self._client.post(path, json=dict(request), headers=headers)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """An answer that is an error. Says what it says, in a line."""
 
     def __init__(self, response: httpx2.Response) -> None:
@@ -229,9 +225,8 @@ class _Refused(Exception):
         super().__init__(f"{response.status_code} {said}")
 
 
-def _detail(said: str) -> str:
-    _, _, detail = said.partition('detail="')
-    return detail.partition('"')[0]
+class NoProxy(Exception):
+    """Whoever answers does not do so as a proxy of ours would."""
 
 
 @asynccontextmanager
@@ -264,7 +259,7 @@ async def _shelf(
 
 
 def _cache(settings: Settings, stop: AsyncExitStack) -> Cache:
-    """That of the proxy. Its ledger gets what is spent here; what is looked for here is nobody's saving."""
+    """That of the proxy. Its ledger gets what is spent here."""
     from asynccache.proxy.settings import build_cache
     from asynccache.telemetry.ledger import Ledger
 
@@ -279,7 +274,7 @@ def _cache(settings: Settings, stop: AsyncExitStack) -> Cache:
 
 
 class _Spending:
-    """An observer that tells a ledger of upstream calls alone."""
+    """An observer that tells a ledger of upstream calls alone: nobody has asked for what is warmed."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -287,7 +282,7 @@ class _Spending:
         self.drain = ledger.drain
 
     def observe(self, seen: Observation, /) -> None:
-        """A look, or the call that an upstream call is told of for."""
+        """The call that an upstream call is told of for."""
 
 
 @asynccontextmanager
@@ -388,7 +383,22 @@ def _print(warming: Warming, *, interrupted: bool) -> None:
             typer.echo(f"  {count:>8,}  {name}")
     unknown = f", and {warming.unpriced:,} calls whose cost is unknown" if warming.unpriced else ""
     typer.echo(f"  cost: ${warming.usd:.4f}{unknown}")
-    for failure in warming.failures[:_SHOWN]:
-        typer.echo(f"request {failure.number}: {failure.error}", err=True)
-    if (more := len(warming.failures) - _SHOWN) > 0:
+    numbers: dict[str, list[int]] = {}
+    for failure in warming.failures:
+        numbers.setdefault(failure.error, []).append(failure.number)
+    for error, failed in list(numbers.items())[:_SHOWN]:
+        typer.echo(f"request{'' if len(failed) == 1 else 's'} {_ranges(failed)}: {error}", err=True)
+    if (more := sum(map(len, list(numbers.values())[_SHOWN:]))) > 0:
         typer.echo(f"… and {more:,} more (--json lists them all)", err=True)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """As one writes them: 1-4, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    words = ["-".join(map(str, run)) for run in runs[:_SHOWN]]
+    return ", ".join([*words, "…"] if len(runs) > _SHOWN else words)

@@ -60,7 +60,7 @@ from asynccache.http.answers import (
     status_headers,
 )
 from asynccache.http.call_types import EVENT_STREAM, HTTPCallType
-from asynccache.http.calls import CONTROL, CONTROL_HEADER, Cached, Call, Calls
+from asynccache.http.calls import CONTROL, CONTROL_HEADER, Cached, Call, Calls, dumps, loads
 from asynccache.http.wire import AsyncWire, BodyClasses, Bytes, Live, SyncWire, library_of, read
 from asynccache.model import CacheStatus, CompletionStream, Response, Target
 from asynccache.streams import close
@@ -341,10 +341,10 @@ def _unavailable(http: Any, error: NotCached) -> Any:
 def _outgoing(call: Call, params: dict[str, Any]) -> Any:
     """The request as it goes on: the caller's own, unless a hook has changed the fields of its body."""
     request, body = call.request, call.body(params)
-    if body == orjson.loads(request.content):
+    if body == loads(request.content):
         return _unmarked(request)
     headers = _without(request, CONTROL_HEADER, b"content-length")
-    content = orjson.dumps(body)
+    content = dumps(body)
     return type(request)(request.method, request.url, headers=headers, content=content, extensions=request.extensions)
 
 

@@ -15,6 +15,7 @@ from asynccache.call_types.function import FunctionCallType
 from asynccache.http import sse
 from asynccache.model import KeepOut
 from asynccache.protocols import CallType, Parts, Verdict
+from asynccache.telemetry.usage import model_in, usage_in
 
 EVENT_STREAM = "text/event-stream"
 HEAD: list[Any] = [200, [["content-type", f"{EVENT_STREAM}; charset=utf-8"]]]
@@ -116,7 +117,7 @@ class OpaqueCallType(FunctionCallType):
         self._finish = finish
 
     def judge(self, answer: Any) -> Verdict:
-        return Verdict(refusal_of(answer) or _empty(answer), _facts(answer))
+        return Verdict(refusal_of(answer) or _empty(answer), _facts([answer]))
 
     def judge_stream(self, chunks: Sequence[Any]) -> Verdict:
         if refusal := _unfit(chunks):
@@ -126,7 +127,7 @@ class OpaqueCallType(FunctionCallType):
             return Verdict(refusal)
         if self._finish and not any(True for _ in _reasons(said)):
             return Verdict("unfinished")
-        return Verdict("" if said else "empty")
+        return Verdict("" if said else "empty", _facts(said))
 
 
 HTTPCallType = KnownCallType | OpaqueCallType
@@ -195,7 +196,11 @@ def _empty(answer: Any) -> str:
     return "empty" if known and not any(known) else ""
 
 
-def _facts(answer: Any) -> dict[str, Any]:
-    said = answer if isinstance(answer, Mapping) else {}
-    facts = {"model": said.get("model"), "usage": said.get("usage")}
+def _facts(pieces: Sequence[Any]) -> dict[str, Any]:
+    """The model and its usage, in whose words ever. Pieces of a stream that say it several times say sums."""
+    model, usage = "", dict[str, Any]()
+    for piece in pieces:
+        model = model or model_in(piece)
+        usage |= usage_in(piece) or {}
+    facts = {"model": model, "usage": usage}
     return {name: value for name, value in facts.items() if value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -33,7 +34,8 @@ VOCAL = tuple(prefix.encode() for prefix in (*VOCAL_HEADERS, *_ROUTING))
 _JSON = (b"application/json", b"text/json")
 _SEALS = frozenset({b"content-md5", b"digest", b"content-digest", b"signature", b"x-amz-content-sha256"})
 """Headers of a request that hold for its very body, so that no other can be sent in its place."""
-
+_LONG = b"0" * 19
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 OF_SDKS = INERT - {"stream", "stream_options", "cache"}
 """Arguments that SDKs take for themselves."""
@@ -223,10 +225,33 @@ def _predicate(cached: Cached) -> Callable[[Any], bool] | None:
 
 def _fields(request: Any) -> dict[str, Any] | None:
     try:
-        body = orjson.loads(request.content)
+        body = loads(request.content)
     except (RuntimeError, ValueError):  # a body that is sent piece by piece, or is no JSON
         return None
     return body if type(body) is dict else None
+
+
+def loads(text: bytes) -> Any:
+    """What a JSON text says. Whole numbers beyond 64 bits are what they are: orjson makes floats of them, by which two
+    requests could be taken for one. Raises ValueError."""
+    value = orjson.loads(text)
+    if _LONG not in text.translate(_AS_ZEROS):
+        return value
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dumps(value: Any) -> bytes:
+    """The JSON text of what `loads` has read. Raises TypeError for what is nested too deeply, or no such value."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # as for a whole number beyond 64 bits
+        try:
+            return json.dumps(value, separators=(",", ":")).encode()
+        except RecursionError:
+            raise TypeError("nested too deeply") from None
 
 
 def said_in_query(query: bytes, api: API) -> list[tuple[str, str]]:

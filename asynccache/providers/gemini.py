@@ -58,6 +58,8 @@ def divide(
     if any(request.get(name) for name in ("cachedContent", "cached_content", "context_cache_id")):
         return Division(None, request)  # the client has seen to it
     contents = items(native.get("contents"))
+    if not all(isinstance(content, Mapping) for content in contents):
+        return Division(None, request, ("nothing is kept: the contents are no tables",))
     taken = min(_taken(request, native, points, chat), len(contents) - 1)
     system, tools = native.get("systemInstruction") or native.get("system_instruction"), native.get("tools")
     if taken < 0 or not (taken or system):

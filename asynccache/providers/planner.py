@@ -138,16 +138,19 @@ class Planner:
         watched += [*([system] if system is not None else []), *messages[-_WATCHED:]]
         for number in dict.fromkeys(watched):
             kind = _kind(slots[number], number == system, number == last)
-            lane = self._lane((model, kind, b"" if kind == "tools" else tools), dialect)
+            name = model, kind, b"" if kind == "tools" else tools
+            whose = "prefixes that ended here" if name in self._lanes else ""
+            lane = self._lane(name, dialect)
             known = digests[number] in self._prefixes
             prefix = self._note(digests[number], lane, dialect, now)
             if kind != "history":
-                found[number] = _verdict(slots[number], prefix.tally if known else lane, dialect, least, known)
+                tally, whose = (prefix.tally, "this prefix") if known else (lane, whose)
+                found[number] = _verdict(slots[number], tally, dialect, least, whose)
             elif known:
                 shared = number  # the deepest that others have had, too
         if shared >= 0:
             tally = self._prefixes[digests[shared]].tally
-            found[shared] = _verdict(slots[shared], tally, dialect, least, True)
+            found[shared] = _verdict(slots[shared], tally, dialect, least, "this prefix")
         return dict(sorted(found.items()))
 
     def _lane(self, name: tuple[str, str, bytes], dialect: Dialect) -> Tally:
@@ -191,12 +194,14 @@ def _prior(kind: str, life: str) -> Tally:
     return Tally({life: 1.0}, {life: 1.0}) if kind in ("tools", "system") else Tally({}, {life: 1.0})
 
 
-def _verdict(slot: Slot, tally: Tally, dialect: Dialect, least: int, known: bool) -> Verdict:
+def _verdict(slot: Slot, tally: Tally, dialect: Dialect, least: int, whose: str) -> Verdict:
+    """whose: what has been counted; "" when nothing has, and the tally is what is believed."""
     gains = {life: tally.gain(life, write, dialect.reads) for life, write in dialect.writes.items()}
     life = max(gains, key=lambda life: gains[life])
     gain, used, written = gains[life], tally.used.get(life, 0.0), tally.written.get(life, 0.0)
-    whose = "this prefix" if known else "prefixes that ended here"
-    seen = f"{whose} came again {used:g} times within {life} for {written:g} writes"
+    seen = f"{whose} came again {_times(used, 'time')} within {life} for {_times(written, 'write')}"
+    if not whose:
+        seen = "nothing was seen yet, and it is " + ("believed" if used else "not believed") + " to come again"
     needed = f"{break_even(dialect.writes[life], dialect.reads):.2f} uses a write are needed"
     if slot.refusal:
         return Verdict(slot, used, written, gain, "", slot.refusal)
@@ -205,6 +210,10 @@ def _verdict(slot: Slot, tally: Tally, dialect: Dialect, least: int, known: bool
     if gain <= 0:
         return Verdict(slot, used, written, gain, "", f"{seen}; {needed}")
     return Verdict(slot, used, written, gain, life, f"{seen}; {needed}; saves about {gain:.0%} of its price")
+
+
+def _times(count: float, what: str) -> str:
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
 def _chosen(slots: Sequence[Slot], verdicts: Mapping[int, Verdict], cap: int) -> Plan:

@@ -23,7 +23,7 @@ from asynccache.errors import ConfigError
 from asynccache.model import Request, Target
 from asynccache.providers import anthropic, bedrock, deepseek, gemini, openai, xai
 from asynccache.providers.context_caches import ContextCaches
-from asynccache.providers.marking import Count, Dialect, Marked, apply, estimate, written
+from asynccache.providers.marking import Count, Dialect, Marked, Slot, apply, estimate, written
 from asynccache.providers.planner import Plan, Planner
 from asynccache.providers.points import SYSTEM, Points, read_points
 from asynccache.providers.recognition import PROVIDERS, Name, Place, recognize
@@ -35,6 +35,7 @@ _PLACES = 1_000
 _MARKED = ("anthropic", "bedrock", "openai")
 _NEW = ("prompt_cache_key", "prompt_cache_options")
 _TYPES = frozenset({"chat", "messages", "responses", "function"})
+_BY_ITSELF = "Gemini keeps short-lived prefixes by itself, and a context costs by the hour: auto makes none"
 
 
 class PromptCaching:
@@ -43,7 +44,8 @@ class PromptCaching:
     points:   where: LiteLLM's injection points; or "auto": where a planner finds that it pays, since prefixes of that
               place come again in time.
     contexts: keeps prefixes for Gemini and Vertex, that is, makes `cachedContents` for them; None: for these nothing is
-              done. With "auto", neither: what keeping them costs by the hour is not known here.
+              done. "auto" chooses none, since what keeping them costs by the hour is not known here: a context is then
+              made of what the client itself has marked with `cache_control`.
     provider: when it cannot be told from the model's name and the endpoint, such as behind a gateway.
     count:    tokens of a text, or of any part of a request; the default is a rough estimate from above.
     planner:  for "auto", to be shared or looked into.
@@ -88,6 +90,8 @@ class PromptCaching:
             return deepseek.mark(params, self._points)
         if place.provider == "xai":
             return xai.mark(params, self._points)
+        if place.provider in ("gemini", "vertex"):
+            return Marked(params, self.division(params, place).notes or ((_BY_ITSELF,) if self._auto else ()))
         if place.provider not in _MARKED or (place.provider == "openai" and not place.own):
             return Marked(params)
         if self._auto:
@@ -116,6 +120,23 @@ class PromptCaching:
             request = openai.with_key(marked.request, place.model, self._count)
             marked = Marked(request, marked.notes, marked.marks)
         return marked, plans[0] if plans else None
+
+    def slots(self, params: Mapping[str, Any], place: Place) -> list[Slot]:
+        """The places of a request that is marked, with the lives of their marks; none for a provider without marks."""
+        found: list[Slot] = []
+
+        def look(dialect: Dialect, body: Mapping[str, Any]) -> Marked:
+            found.extend(dialect.slots(body, place.model, self._count))
+            return Marked(body)
+
+        if place.provider in _MARKED:
+            self._within(params, place, look)
+        return found
+
+    def division(self, params: Mapping[str, Any], place: Place) -> gemini.Division:
+        """What of a request for Gemini is to be kept in a context."""
+        chat = place.form == "chat"
+        return gemini.divide(params, self._points, model=place.model, chat=chat, count=self._count)
 
     def _within(
         self, params: Mapping[str, Any], place: Place, mark: Callable[[Dialect, Mapping[str, Any]], Marked]
@@ -149,9 +170,9 @@ class PromptCaching:
     async def _in_context(self, params: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
         chat = place.form == "chat"
         params = gemini.with_context_id(params, chat=chat)
-        if self._contexts is None or self._auto or not self._reaches(place):
+        if self._contexts is None or not self._reaches(place):
             return params
-        division = gemini.divide(params, self._points, model=place.model, chat=chat, count=self._count)
+        division = self.division(params, place)
         for note in division.notes:
             self._say(note, place.model)
         if division.content is None:

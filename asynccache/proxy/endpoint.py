@@ -158,6 +158,9 @@ class Calls:
                     raise self._patience.too_slow() from None
 
     async def _reply(self, call: Call, caller: Caller, said: Asked, sending: Sending, watch: Watch) -> None:
+        if said.look:
+            await sending.json((await self._forward.look(call, caller, said))._asdict())
+            return
         response = await self._forward.answer(call, caller, said)
         headers = told(response.status, answered(response))
         if isinstance(response, Completion):
@@ -178,6 +181,13 @@ class Sending:
         content = reply.text
         headers = [*reply.head.headers, *headers_told, (b"content-length", b"%d" % len(content))]
         await self._send({"type": "http.response.start", "status": reply.head.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": content})
+
+    async def json(self, value: Any) -> None:
+        """Something of our own."""
+        content = orjson.dumps(value)
+        headers = [_JSON_TYPE, (b"content-length", b"%d" % len(content))]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": content})
 
     async def refuse(self, problem: Problem, *, rest: Rest | None = None) -> None:

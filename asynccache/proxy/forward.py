@@ -34,6 +34,7 @@ from asynccache.streams import close
 if TYPE_CHECKING:
     from asynccache.cache import Cache
     from asynccache.proxy.settings import Settings
+    from asynccache.warming import Held
 
 CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 
@@ -161,17 +162,18 @@ class Forward:
             await close(response.chunks)
         return await self._ask(route, call, {**asked.controls, "no-cache": True})
 
+    async def look(self, call: Call, caller: Caller, asked: Asked) -> Held:
+        """What there is for a call, which is not made, and which no observer is told of. Raises BackendError."""
+        route = self._route(call, caller)
+        with request_headers(_texts_of(call.headers)):
+            return await self._cache.shelf(route.wrapped).look(self._params(route, call, asked.controls))
+
     def answering(self, call: Call, caller: Caller) -> Callable[..., Awaitable[Response]]:
         """What answers such calls, as `Cache.explain` takes it. Raises Problem."""
         return self._route(call, caller).wrapped
 
     async def _ask(self, route: _Route, call: Call, controls: Mapping[str, Any]) -> Response:
-        params = call.params
-        if self._tells_key:
-            # Whatever the body has by this name, its caller could have made up.
-            params = {**params, _API_KEY: _presented(call)}
-        if controls or route.terms.says:
-            params = {**params, "cache": tightened(controls, route.terms)}
+        params = self._params(route, call, controls)
         token = _call.set(call)
         try:
             if not self._settings.hooks:
@@ -180,6 +182,15 @@ class Forward:
                 return await route.wrapped(**params)
         finally:
             _call.reset(token)
+
+    def _params(self, route: _Route, call: Call, controls: Mapping[str, Any]) -> dict[str, Any]:
+        params = call.params
+        if self._tells_key:
+            # Whatever the body has by this name, its caller could have made up.
+            params = {**params, _API_KEY: _presented(call)}
+        if controls or route.terms.says:
+            params = {**params, "cache": tightened(controls, route.terms)}
+        return params
 
     def _route(self, call: Call, caller: Caller) -> _Route:
         group, counts = call.group, self._own_counts if call.own else self._counts

@@ -3,6 +3,7 @@
 A request may say it in three places, each of which adds to the ones before:
 `Cache-Control` with `no-cache`, `no-store`, `max-age`, `only-if-cached`, `stale-if-error` (RFC 9111, RFC 5861);
 `X-AsyncCache: {"ttl": 60}`, the controls of `cache={…}` as JSON; and the field `cache` of the body, with the same.
+`X-AsyncCache: {"look": true}` asks what there is, calls nobody, and counts as no call: `asynccache warm` does.
 It may ask for less than the config gives, never for more: a longer ttl is cut to the config's, a namespace of the
 caller's choice is refused unless the config allows it, and a tenant always: whoever has none could name anybody's.
 """
@@ -36,11 +37,13 @@ class Asked:
     controls:       as `cache={…}` would say it.
     stale_if_error: seconds after its end for which it takes an answer when the upstream fails; None: as the config.
     demand:         whether it said so in the standard's own words that it must not be sent on.
+    look:           whether it wants to know what there is, and no answer.
     """
 
     controls: dict[str, Any]
     stale_if_error: float | None = None
     demand: bool = False
+    look: bool = False
 
 
 NOTHING = Asked({})
@@ -62,8 +65,9 @@ def asked(headers: Mapping[bytes, bytes], field: Any, *, borders: bool) -> Asked
         controls |= _read(header)
     if field is not None:
         controls |= _table(field, "cache")
+    look = controls.pop("look", False) is True
     _check(controls, borders)
-    return Asked(controls, patience, demand)
+    return Asked(controls, patience, demand, look)
 
 
 @dataclass(frozen=True, slots=True)

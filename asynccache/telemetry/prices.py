@@ -117,8 +117,8 @@ class Prices:
     """What a call costs. Asks nobody: the library's prices are those that were installed with it.
 
     table:   model → dollars for a million tokens: `{"gpt-4o": {"input": 2.5, "output": 10, "cache_read": 1.25,
-             "cache_write": …, "cache_write_1h": …, "input_audio": …, "output_audio": …, "cache_audio_read": …}}`. It comes before the library. A model goes by the name it was
-             asked for, or by the one that answered.
+             "cache_write": …, "cache_write_1h": …, "input_audio": …, "output_audio": …, "cache_audio_read": …}}`. It
+             comes before the library. A model goes by the name it was asked for, or by the one that answered.
     library: whether models that are not in the table are looked up in `genai-prices`; None: if it is installed, or
              there is no table.
 
@@ -177,7 +177,8 @@ def _rates(model: str, prices: Mapping[str, Price]) -> Rates:
 
 
 def _rates_of(rate: Callable[[str], Rate | None], request: int = 0) -> Rates:
-    return Rates(*map(rate, _NAMES), request=request)
+    read, written, cached, put, hour, heard, spoken, reheard = map(rate, _NAMES)
+    return Rates(read, written, cached, put, hour, heard, spoken, reheard, request)
 
 
 def _of_the_table(model: str, name: str, price: Price) -> int:

@@ -43,6 +43,7 @@ _PREFIXES = {
 _FAMILIES = (
     (re.compile(r"(gpt-|chatgpt-|o[1-9](-|$)|text-embedding-(3|ada)|whisper-1|davinci|babbage)"), "openai"),
     (re.compile(r"claude-"), "anthropic"),
+    (re.compile(r"([a-z-]+\.)?(anthropic|amazon|meta|ai21|cohere|mistral|deepseek)\.[a-z]"), "aws"),
     (re.compile(r"gemini-"), "google"),
     (re.compile(r"deepseek-(chat|reasoner)"), "deepseek"),
     (re.compile(r"grok-"), "x-ai"),

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from asynccache.cli import build_app
+from tests.test_traffic_log import SPEND
 
 LONG = "A sentence that is long enough. " * 400
 
@@ -50,9 +51,14 @@ def test_as_json(folder: Path) -> None:
 def test_history_decides(folder: Path) -> None:
     """A system prompt that came again every ten minutes is kept for an hour; one that never did is not kept."""
     lines = [{"time": 600 * n, "request": request(f"Question {n}")} for n in range(6)]
-    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    said = json.loads(run("request.json", "--history", "log.jsonl", "--every", "600", "--json").stdout)
-    assert said["places"][0]["mark"] == "1h"
+    spend = [
+        {**SPEND, "startTime": f"2025-11-03 08:{n}0:00", "proxy_server_request": request(f"Question {n}")}
+        for n in range(6)
+    ]
+    for log in (lines, spend):
+        (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+        said = json.loads(run("request.json", "--history", "log.jsonl", "--every", "600", "--json").stdout)
+        assert said["places"][0]["mark"] == "1h"
     lines = [request(system=f"{n} {LONG}") for n in range(9)]
     (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     said = json.loads(run("request.json", "--history", "log.jsonl", "--json").stdout)
@@ -68,6 +74,34 @@ def test_points_of_ones_own(folder: Path) -> None:
     result = run("request.json", "--points", '[{"location": "message", "index": 9}]')
     assert "index 9 is out of range" in result.stdout
     assert "0 marks" in result.stdout
+    result = run("request.json", "--points", '[{"location": "message", "role": "system"}]')
+    (marked,) = [line for line in result.stdout.splitlines() if "5m" in line]
+    assert marked.split()[:3] == ["message", "0", "(system)"]
+
+
+def test_the_form_of_a_request_is_told_by_its_arguments() -> None:
+    anthropic = {"model": "claude-opus-5", "system": LONG, "messages": [{"role": "user", "content": "Why?"}]}
+    said = json.loads(run("-", "--json", stdin=json.dumps(anthropic)).stdout)
+    assert (said["form"], said["places"][0]["place"], said["places"][0]["mark"]) == ("messages", "system", "5m")
+
+
+@pytest.mark.parametrize(
+    ("points", "note"),
+    [
+        ([], "a context costs by the hour: auto makes none"),
+        (["--points", '[{"location": "message", "role": "system"}]'], "a context keeps systemInstruction,"),
+    ],
+)
+def test_gemini_has_contexts_and_no_marks(points: list[str], note: str) -> None:
+    result = run("-", *points, stdin=json.dumps(request(model="gemini/gemini-2.5-flash")))
+    assert note in " ".join(result.stdout.split())
+    assert "0 marks" in result.stdout
+    strange = {"model": "gemini/gemini-2.5-flash", "contents": ["Why?"]}
+    assert run("-", *points, stdin=json.dumps(strange)).exit_code == 0
+
+
+def test_a_key_that_leads_to_one_machine(folder: Path) -> None:
+    assert "note: prompt_cache_key: 'asynccache-" in run("-", stdin=json.dumps(request(model="gpt-4o"))).stdout
 
 
 def test_a_provider_that_takes_no_marks(folder: Path) -> None:
@@ -80,7 +114,7 @@ def test_a_provider_that_takes_no_marks(folder: Path) -> None:
     [
         (["missing.json"], "missing.json"),
         (["request.json", "--history", "missing.jsonl"], "missing.jsonl"),
-        (["request.json", "--history", "request.txt"], "line 1 is not JSON"),
+        (["request.json", "--history", "request.txt"], "there is no call in it: no JSON (1)"),
         (["request.json", "--points", "{"], "not JSON"),
         (["request.json", "--points", "{}"], "a list is wanted"),
         (["request.json", "--points", '[{"location": "x"}]'], "'message' or 'tool_config'"),

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from asynccache.cli import build_app
-from tests.test_simulation import SPEND, answer, otlp, traffic
+from tests.test_simulation import answer, traffic
+from tests.test_traffic_log import ASKED, SPEND, otlp
 
 
 def run(*args: str | Path, width: int = 120) -> Result:
@@ -97,6 +98,18 @@ def test_for_people(log: Path, prices: Path) -> None:
     assert lines[-1].count("█") > lines[4].count("█")
 
 
+def test_of_several_caches_the_differences_are_told(log: Path) -> None:
+    """So that the table is legible in 80 columns."""
+    result = run(log, "--ttl", "1m", "--ttl", "none", "--key-builder", "exact", "--key-builder", "normalized", width=80)
+    lines = result.stdout.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("keys"))
+    assert lines[head].split()[:2] == ["keys", "ttl"]
+    assert [line.split()[:2] for line in lines[head + 1 : head + 5]] == [
+        [keys, ttl] for keys in ("exact", "normalized") for ttl in ("1m", "none")
+    ]
+    assert "…" not in result.stdout
+
+
 def test_unknown_money_is_said_to_be_unknown(log: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.json", {"another": {"input": 1}})
     result = run(log, "--prices", other, "--curve", "0")
@@ -116,6 +129,14 @@ def test_logs_of_other_programs(tmp_path: Path) -> None:
     said = told(write(tmp_path / "otlp.jsonl", *[otlp(**content)] * 2), "--curve", "0")
     assert said["log"]["without_answer"] == 2
     assert said["outcomes"][0]["coalesced"] == 1  # both began at the same moment
+
+
+def test_cut_prompts_are_told(tmp_path: Path) -> None:
+    cut = [{"role": "user", "content": "Once ... (litellm_truncated skipped 900 chars. More elsewhere.) ... the end."}]
+    row = {**SPEND, "proxy_server_request": {**ASKED, "messages": cut}}
+    path = write(tmp_path / "spend.jsonl", row, row)
+    assert told(path)["log"]["cut"] == 2
+    assert "2 whose prompt is not all in the log" in run(path).stdout
 
 
 def test_a_line_that_is_no_call_is_said(tmp_path: Path) -> None:

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from asynccache import Cache
 from asynccache.cli import build_app
+from asynccache.telemetry.ledger import Ledger
+from asynccache.telemetry.prices import Prices
 from asynccache.testing.provider import Pace, SimulatedProvider
 from tests.proxy.proxies import proxied
+from tests.test_traffic_log import ASKED, QUESTION, SPEND
 
 CHAT = "/v1/chat/completions"
 PRICES = {"gpt-4o": {"input": 2.5, "output": 10}}
@@ -83,10 +87,17 @@ async def test_the_proxy_of_the_same_configuration_has_the_answers(tmp_path: Pat
 
 
 async def test_a_running_proxy_is_warmed(tmp_path: Path) -> None:
-    async with SimulatedProvider() as provider, proxied({"upstream": provider.origin}) as served:
+    ledger = Ledger(Prices(PRICES, library=False))
+    async with (
+        SimulatedProvider() as provider,
+        Cache(observers=[ledger]) as cache,
+        proxied({"upstream": provider.origin}, cache=cache) as served,
+    ):
         prompts = lines(tmp_path / "p.jsonl", *(request(f"{number}?") for number in range(5)))
         first, second = [await asyncio.to_thread(told, "--url", served.origin, "--prompts", prompts) for _ in range(2)]
         assert (first["called"], second["present"], provider.calls[CHAT]) == (5, 5, 5)
+        # What is looked for is no call, and nobody's saving.
+        assert (cache.stats.calls, cache.stats.misses, ledger.report().total.calls) == (5, 5, 5)
         # What ends soon is called anew.
         await served.client.post(CHAT, json=json.loads(request("0?", cache={"ttl": 5, "no-cache": True})))
         third = await asyncio.to_thread(told, "--url", served.origin, "--prompts", prompts, "--refresh-within", "60")
@@ -94,6 +105,13 @@ async def test_a_running_proxy_is_warmed(tmp_path: Path) -> None:
         assert (await served.client.post(CHAT, json=json.loads(request("0?")))).headers["cache-status"].count(
             "ttl"
         ) == 0
+
+
+async def test_another_server_is_told_from_a_proxy(tmp_path: Path) -> None:
+    async with SimulatedProvider() as provider:
+        prompts = lines(tmp_path / "p.jsonl", request("One?"))
+        said = await asyncio.to_thread(told, "--url", provider.origin, "--prompts", prompts, code=1)
+    assert "no proxy of asynccache" in said["failures"][0]["error"]
 
 
 def test_embeddings_and_batch_files(tmp_path: Path, provider: SimulatedProvider) -> None:
@@ -115,6 +133,15 @@ def test_the_most_frequent_requests_of_a_log(tmp_path: Path, provider: Simulated
     assert not any(asked.get("stream") for asked in provider.requests)
 
 
+def test_a_prompt_that_a_log_has_cut_is_not_sent(tmp_path: Path, provider: SimulatedProvider) -> None:
+    cut = [{"role": "user", "content": "Once ... (litellm_truncated skipped 900 chars. More elsewhere.) ... the end."}]
+    rows = [{**SPEND, "proxy_server_request": {**ASKED, "messages": messages}} for messages in (cut, QUESTION, cut)]
+    path = lines(tmp_path / "spend.jsonl", *map(json.dumps, rows))
+    result = run("--config", configured(tmp_path, provider), "--prompts", path, "--top", "1")
+    assert "left out 2: the prompt is not all in the log" in result.stderr
+    assert [asked["messages"] for asked in provider.requests] == [QUESTION]
+
+
 def test_failures_are_listed_and_the_rest_is_done(tmp_path: Path, provider: SimulatedProvider) -> None:
     provider.fail_next(500)
     config, prompts = configured(tmp_path, provider), lines(tmp_path / "p.txt", "One?", "Two?", "Three?")
@@ -125,6 +152,16 @@ def test_failures_are_listed_and_the_rest_is_done(tmp_path: Path, provider: Simu
     assert "request 1: " in result.stderr
     assert "500" in result.stderr
     assert told(*arguments)["called"] == 1
+
+
+def test_failures_of_one_kind_are_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"upstream": "http://127.0.0.1:9", "caching": {"type": "memory"}}))
+    prompts = lines(tmp_path / "p.txt", *(f"{number}?" for number in range(30)))
+    result = run("--config", config, "--prompts", prompts, "--model", "gpt-4o")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("request")]
+    assert line.startswith("requests 1-30: Refused: 502 ")
 
 
 def test_the_budget_holds(tmp_path: Path, provider: SimulatedProvider) -> None:

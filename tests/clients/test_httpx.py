@@ -359,6 +359,15 @@ async def test_what_counts(origin: Origin, cache: Cache, change: dict[str, Any],
         assert status(await client.post(**{**asked, **change})).outcome == outcome
 
 
+async def test_whole_numbers_beyond_64_bits_are_told_apart(origin: Origin, cache: Cache) -> None:
+    outcomes = []
+    async with httpx.AsyncClient(transport=AsyncCacheTransport(cache), base_url=origin.origin) as client:
+        for seed in (2**64 + 1, 2**64 + 2, 2**64 + 1):
+            outcomes.append(status(await client.post(PATH, json={**CHAT, "seed": seed})).outcome)
+    assert outcomes == ["miss", "miss", "hit"]
+    assert [json.loads(body)["seed"] for _, body in origin.requests] == [2**64 + 1, 2**64 + 2]
+
+
 async def test_hosts_of_one_name_share(origin: Origin, cache: Cache) -> None:
     """`name` stands in the place of the host; the path still counts."""
     async with serving(origin) as other:

@@ -149,6 +149,16 @@ async def test_made_anew_when_somebody_has_deleted_it(server: Google, caches: Co
     assert [method for method, *_ in server.asked] == ["POST", "PATCH", "POST"]
 
 
+async def test_auto_keeps_what_the_client_has_marked_and_chooses_nothing(server: Google, caches: ContextCaches) -> None:
+    hook = PromptCaching("auto", contexts=caches)
+    system: dict[str, Any] = {"role": "system", "content": LONG}
+    for more, made in (({}, 0), ({"cache_control": {"type": "ephemeral"}}, 1)):
+        messages = [{**system, **more}, {"role": "user", "content": "Why?"}]
+        sent = await hook.outgoing({"model": MODEL, "messages": messages})
+        assert len(server.kept) == made
+        assert sent.get("cached_content") == ("cachedContents/1" if made else None)
+
+
 async def test_a_refusal_is_remembered(server: Google, caches: ContextCaches, clock: FakeClock, caplog: Any) -> None:
     """The calls go on; the next try comes a minute later. The key is in no log."""
     server.refuse["POST"] = 500

@@ -57,6 +57,32 @@ def test_costs_are_the_librarys(model: str, provider: str, usage: Usage) -> None
     assert dollars(ours.total) == theirs.total_price
 
 
+@pytest.mark.parametrize(("model", "provider"), [("gemini-2.5-flash", "google"), ("gpt-audio", "openai")])
+def test_sound_costs_what_the_library_says(model: str, provider: str) -> None:
+    usage = Usage(1_000, 200, input_audio=700)
+    said = {"input_tokens": 1_000, "input_audio_tokens": 700, "output_tokens": 200}
+    if model == "gpt-audio":
+        usage, said = usage._replace(output_audio=150), {**said, "output_audio_tokens": 150}
+    else:
+        usage = usage._replace(cached_read=600, cached_audio=500)
+        said = {**said, "cache_read_tokens": 600, "cache_audio_read_tokens": 500}
+    ours = Prices().cost(usage, model, provider=provider)
+    assert ours is not None
+    assert dollars(ours.total) == calc_price(TheirUsage(**said), model, provider_id=provider).total_price
+
+
+def test_sound_without_a_price_of_its_own_is_unknown() -> None:
+    """It costs many times what text does."""
+    prices = {"input": 2, "output": 8}
+    assert Prices({"m": prices}).cost(Usage(100, 10, input_audio=90), "m") is None
+    assert Prices({"m": prices}).cost(Usage(100, 10, output_audio=5), "m") is None
+    known = Prices({"m": {**prices, "input_audio": 40, "output_audio": 80, "cache_audio_read": 4}})
+    assert known.cost(Usage(100, 10, 60, input_audio=90, output_audio=5, cached_audio=50), "m") == Cost(
+        total=10 * 2_000_000 + 40 * 40_000_000 + 50 * 4_000_000 + 5 * 8_000_000 + 5 * 80_000_000,
+        cache_saved=50 * 36_000_000,
+    )
+
+
 def test_what_the_providers_cache_saves_and_costs() -> None:
     prices = Prices({"m": {"input": 3, "output": 15, "cache_read": "0.3", "cache_write": 3.75, "cache_write_1h": 6}})
     cost = prices.cost(Usage(100_000, 1_000, 60_000, 20_000, 5_000), "m")

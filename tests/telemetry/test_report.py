@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from asynccache.cli import build_app
 from asynccache.cli.ledger_page import page
 from asynccache.cli.ledger_table import money
-from asynccache.telemetry.ledger import Ledger, Report
+from asynccache.telemetry.ledger import Account, Ledger, Report
 from asynccache.telemetry.observation import Usage
 from asynccache.telemetry.prices import PICODOLLARS, Prices
 from tests.telemetry.samples import made, miss, seen
@@ -119,6 +119,16 @@ def test_an_empty_ledger(tmp_path: Path) -> None:
     assert "No calls yet." in page(Report())
 
 
+def test_what_is_left_out_of_a_table_is_told() -> None:
+    days = {f"2025-06-{day:02}": Account(calls=1, spent=day) for day in range(1, 26)}
+    report = Report(Account(calls=25, unknown_saved=2), since=0.0, until=1.0, days=days, models={"m": Account(calls=1)})
+    text = page(report)
+    assert "and 5 earlier days" in text
+    assert "2025-06-05" not in text
+    assert "2 answers from the cache that would have cost nobody knows what" in text
+    assert "with less money" not in text
+
+
 @contextmanager
 def proxy(status: int, body: bytes, asked: list[tuple[str, str | None]]) -> Iterator[str]:
     """Something that answers every GET so."""
@@ -173,6 +183,7 @@ def test_a_proxy_that_says_something_else(status: int, body: bytes, words: str) 
     [
         ([], "give a ledger's file, or the --url"),
         (["missing.jsonl"], "missing.jsonl: No such file"),
+        ([__file__], "no line of it is a ledger's"),
         (["--url", "ftp://127.0.0.1"], "an address such as"),
         (["--url", "http://127.0.0.1:1"], "refused"),
     ],

@@ -86,6 +86,57 @@ WORDS: dict[str, tuple[dict[str, Any], Usage]] = {
         Usage(150, 628, 100, 20),
     ),
     "cohere": ({"billed_units": {"input_tokens": 5}, "tokens": {"input_tokens": 71, "output_tokens": 9}}, Usage(71, 9)),
+    "openai, with sound": (
+        {
+            "prompt_tokens": 120,
+            "completion_tokens": 300,
+            "total_tokens": 420,
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 100},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 240},
+        },
+        Usage(120, 300, input_audio=100, output_audio=240),
+    ),
+    "openai transcriptions": (
+        {
+            "type": "tokens",
+            "input_tokens": 14,
+            "input_token_details": {"text_tokens": 4, "audio_tokens": 10},
+            "output_tokens": 45,
+            "total_tokens": 59,
+        },
+        Usage(14, 45, input_audio=10),
+    ),
+    "openai realtime": (
+        {
+            "input_tokens": 150,
+            "input_token_details": {
+                "text_tokens": 50,
+                "audio_tokens": 100,
+                "cached_tokens": 60,
+                "cached_tokens_details": {"text_tokens": 20, "audio_tokens": 40},
+            },
+            "output_tokens": 90,
+            "output_token_details": {"text_tokens": 10, "audio_tokens": 80},
+        },
+        Usage(150, 90, 60, input_audio=100, output_audio=80, cached_audio=40),
+    ),
+    "gemini, with sound": (
+        {
+            "promptTokenCount": 900,
+            "candidatesTokenCount": 50,
+            "cachedContentTokenCount": 700,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 100},
+                {"modality": "AUDIO", "tokenCount": 800},
+            ],
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 700}],
+        },
+        Usage(900, 50, 700, input_audio=800, cached_audio=700),
+    ),
+    "what came from the cache is sound where there is not so much text": (
+        {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 50, "audio_tokens": 80}},
+        Usage(100, 0, 50, input_audio=80, cached_audio=30),
+    ),
     "litellm, for anthropic": (
         {
             "prompt_tokens": 1250,
@@ -120,7 +171,8 @@ def test_the_sdks_objects() -> None:
 
 
 LEAVES: Any = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
-NAMES = st.sampled_from(sorted({name for said, _ in WORDS.values() for name in said} | {"cached_tokens", "tokens"}))
+INNER = {"cached_tokens", "audio_tokens", "tokens", "modality", "tokenCount"}
+NAMES = st.sampled_from(sorted({name for said, _ in WORDS.values() for name in said} | INNER))
 
 
 @given(st.dictionaries(NAMES, LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(NAMES, LEAVES, max_size=3)))
@@ -131,6 +183,10 @@ def test_any_shape_makes_a_usage_or_none(said: dict[str, Any]) -> None:
         assert all(type(number) is int and number >= 0 for number in usage)
         assert usage.cached_read + usage.cached_write <= usage.input
         assert usage.cached_write_1h <= usage.cached_write
+        assert usage.output_audio <= usage.output
+        assert usage.cached_audio <= min(usage.cached_read, usage.input_audio)
+        text = usage.input - usage.input_audio
+        assert usage.cached_read - usage.cached_audio + usage.cached_write <= text
 
 
 def test_a_stream_says_it_in_pieces() -> None:
