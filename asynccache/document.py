@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,9 +105,9 @@ class Document:
 
         def resolve(value: str, place: Place) -> str:
             text = self._resolve(value, place, environment)
-            if text != value:
-                found.add(text)
-                found.update(environment[name] for name in _names_in(value) if name in environment)
+            told = [environment[name] for name in _names_in(value) if environment.get(name)]
+            if told:  # else it is a default, which stands in the file
+                found.update([text, *told])
             return text
 
         table = _walk(self.table, (), resolve)
@@ -229,6 +228,8 @@ def _parse(file: Path, data: bytes) -> tuple[Any, Mapping[Place, int], tuple[str
     if file.suffix == ".json":
         return orjson.loads(data), _lines_of_json(data), ()
     if file.suffix == ".toml":
+        import tomllib  # loaded for those who have such a file
+
         return tomllib.loads(data.decode()), {}, ()
     raise ConfigError(f"{file}: a .yaml, .toml or .json file is wanted")
 

@@ -126,9 +126,30 @@ def test_stages_do_not_know_each_other() -> None:
 
 def test_import_loads_no_driver() -> None:
     """`import asynccache` loads no driver, no SDK, no HTTP library and no settings library."""
-    code = "import sys, json, asynccache; print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
-    loaded = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
-    assert not loaded & DRIVERS
+    assert not {name.partition(".")[0] for name in _loaded("import asynccache")} & DRIVERS
+
+
+def test_import_loads_nothing_for_the_few() -> None:
+    """Nor what most programs never use: filling from a file, prices, TOML, whatever is a part of its own."""
+    loaded = _loaded("import asynccache")
+    apart = ("cli", "clients", "http", "proxy", "semantic", "simulation", "testing", "traffic_log", "warming")
+    parts = ("backends.disk", "telemetry.ledger", "telemetry.prices", "telemetry.recent")
+    ours = {f"asynccache.{name}" for name in (*apart, *parts)}
+    assert not loaded & {"tomllib", "multiprocessing", "http.client", *ours}
+
+
+def test_the_command_line_loads_a_command_only_when_it_runs() -> None:
+    """What stands behind a command: `asynccache --help` shows all of them, and needs none."""
+    loaded = {name.partition(".")[2] for name in _loaded("from asynccache.cli import build_app; build_app()")}
+    assert "cli.serve" in loaded
+    behind = ("proxy", "semantic", "providers.planner", "simulation", "traffic_log", "warming", "telemetry.ledger")
+    assert not loaded & set(behind)
+
+
+def _loaded(code: str) -> set[str]:
+    """The modules that there are after this in a process of its own."""
+    code += "; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    return set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
 
 
 def test_public_names_are_what_is_importable() -> None:

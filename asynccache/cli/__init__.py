@@ -31,7 +31,7 @@ def build_app() -> typer.Typer:
     from asynccache.cli.keys import explain, key
     from asynccache.cli.ledger import report
     from asynccache.cli.prompt_cache import app as prompt_cache
-    from asynccache.cli.remote import clear, delete, invalidate, ping, stats
+    from asynccache.cli.remote import clear, delete, evict, invalidate, ping, stats
     from asynccache.cli.semantic import semantic
     from asynccache.cli.serve import serve
     from asynccache.cli.simulate import simulate
@@ -45,7 +45,7 @@ def build_app() -> typer.Typer:
     )
     for command in (demo, key, explain, serve, doctor, report, warm, simulate):
         app.command()(command)
-    for verb in (stats, ping, delete, invalidate, clear):
+    for verb in (stats, ping, delete, invalidate, clear, evict):
         app.command(rich_help_panel="A running proxy")(verb)
     app.add_typer(keys, name="keys")
     app.add_typer(config, name="config")

@@ -1,4 +1,4 @@
-"""Verbs against a proxy that runs: stats, ping, delete, invalidate, clear."""
+"""Verbs against a proxy that runs: stats, ping, delete, invalidate, clear, evict."""
 
 from __future__ import annotations
 
@@ -112,6 +112,20 @@ def clear(
         typer.confirm(f"End all answers that {url} keeps?", abort=True)
     said = _Proxy(url, key).post("/cache/flushall", _where(soft, tenant, namespace))
     _tell(said, as_json, lambda s: typer.echo(f"cleared: namespace {s['namespace']!r}"))
+
+
+def evict(
+    older_than: Annotated[float, typer.Option(help="Seconds.", min=0)],
+    url: Url = _HERE,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take away the answers of a running proxy's cache that are found by meaning and are older, whosever they are.
+
+    Exits with 0, with 1 when the proxy does not answer or refuses: as it does when it finds no answer by meaning.
+    """
+    said = _Proxy(url, key).post("/cache/evict", {"older_than": older_than})
+    _tell(said, as_json, lambda s: typer.echo(f"{s['evicted']:,} evicted"))
 
 
 def _where(soft: bool, tenant: str | None, namespace: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,11 +13,9 @@ from rich.table import Table
 
 from asynccache import ConfigError
 from asynccache.cli.failing import fail
-from asynccache.semantic.calibration import Report, Setting, calibrate
-from asynccache.semantic.decisions import Candidate
-from asynccache.semantic.policies import CONFIDENCE, FLOOR, LayeredPolicy
-from asynccache.semantic.scorer import Scorer
-from asynccache.semantic.shadow import read_log
+
+if TYPE_CHECKING:
+    from asynccache.semantic.calibration import Report, Setting
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
@@ -30,8 +28,8 @@ def explain(
     b: Annotated[str, typer.Argument(help="A question that is asked.")],
     similarity: Annotated[float | None, typer.Option(help="Cosine of their embeddings.", min=-1, max=1)] = None,
     embedding_model: Annotated[str | None, typer.Option(help="Embed them with this, such as local:FOLDER.")] = None,
-    threshold: Annotated[float, typer.Option(help="The least similarity.", min=0, max=1)] = FLOOR,
-    confidence: Annotated[float, typer.Option(help="The least P(right).", min=0, max=1)] = CONFIDENCE,
+    threshold: Annotated[float | None, typer.Option(help="The least similarity.", min=0, max=1)] = None,
+    confidence: Annotated[float | None, typer.Option(help="The least P(right).", min=0, max=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what each layer says of serving the answer of one question for another.
@@ -39,10 +37,18 @@ def explain(
     Without a similarity and without a model they are taken for as close as can be, so that guards and scorer speak.
     Exits with 0 when the answer would serve, 1 when not, 2 for wrong input.
     """
+    from asynccache.semantic.decisions import Candidate
+    from asynccache.semantic.policies import CONFIDENCE, FLOOR, LayeredPolicy
+    from asynccache.semantic.scorer import Scorer
+
     assumed = similarity is None and embedding_model is None
     if similarity is None:
         similarity = 1.0 if embedding_model is None else _cosine(a, b, embedding_model)
-    layers = LayeredPolicy(threshold=threshold, confidence=confidence, scorer=Scorer.shipped())
+    layers = LayeredPolicy(
+        threshold=FLOOR if threshold is None else threshold,
+        confidence=CONFIDENCE if confidence is None else confidence,
+        scorer=Scorer.shipped(),
+    )
     decision = layers.decide(b, [Candidate("", a, similarity, 0.0)])
     serves = decision.candidate is not None
     if as_json:
@@ -75,6 +81,9 @@ def calibrate_log(
 
     Exits with 0 and a recommendation, 1 when the data do not suffice for one, 2 when there is no log.
     """
+    from asynccache.semantic.calibration import calibrate
+    from asynccache.semantic.shadow import read_log
+
     try:
         report = calibrate(read_log(log), target_precision, sureness=sureness)
     except ConfigError as error:

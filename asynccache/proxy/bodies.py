@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive, Send
 
 from asynccache.call_types.transcription import NamedBytes
+from asynccache.http.calls import loads
 from asynccache.proxy.problems import Problem
 
 _JSON = (b"application/json", b"text/json")
@@ -258,7 +259,7 @@ def read_json(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, Any]:
         raise Problem(415, "the body has to be JSON: content-type: application/json", code="unsupported_media_type")
     _check_encoding(headers)
     try:
-        fields = orjson.loads(body)
+        fields = loads(body)
     except ValueError as error:
         # Of the error only where it is, since it may quote the body.
         place = (

@@ -54,16 +54,12 @@ def hashed_slowly(key: str) -> str:
 
 
 def access_of(settings: Settings) -> Access:
-    """Who may call, as the settings say. Raises ConfigError for a hash that cannot be read."""
-    master = settings.proxy.master_key
-    return access_for(settings.proxy.api_keys, None if master is None else master.get_secret_value())
-
-
-def access_for(api_keys: list[ApiKey], master_key: str | None) -> Access:
-    """The same from the keys alone."""
-    if not api_keys and master_key is None:
+    """Who may call, as the settings say. Raises ConfigError as `KeyAccess` does, with the place."""
+    proxy = settings.proxy
+    if not proxy.api_keys and proxy.master_key is None:
         return OpenAccess()
-    return KeyAccess(api_keys, master_key)
+    master = None if proxy.master_key is None else proxy.master_key.get_secret_value()
+    return KeyAccess(proxy.api_keys, master, where=lambda number: settings.where(("proxy", "api_keys", number)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +95,18 @@ class KeyAccess:
     A key is looked up by its digest and compared in constant time: how long that takes says nothing of any key.
     One with a slow hash is worked out once and then known by its digest. For what is no key at all this work is
     bounded: beyond some tries a second it is refused (429) before it is tried, and those that are known do not notice.
-    Raises ConfigError for a hash that cannot be read.
+    where: the place of the key with this number, for errors.
+
+    Raises ConfigError for a hash that cannot be read, and for a key that stands there twice for different tenants.
     """
 
     def __init__(
-        self, api_keys: list[ApiKey], master_key: str | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        api_keys: list[ApiKey],
+        master_key: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        where: Callable[[int], str] = "proxy.api_keys[{}]".format,
     ) -> None:
         self.open = not api_keys
         self._known: dict[bytes, _Known] = {}
@@ -113,7 +116,7 @@ class KeyAccess:
         self._tries = _Allowance(_TRIES_AT_ONCE, _TRIES_PER_SECOND, clock)
         self._master = None if master_key is None else sha256(master_key.encode()).digest()
         for number, key in enumerate(api_keys):
-            self._add(key, f"proxy.api_keys[{number}].hash")
+            self._add(key, where(number))
         if self._master is not None and self._master not in self._known:
             self._known[self._master] = _Known(self._master, Caller(_MASTER, _MASTER, manager=True))
 
@@ -135,13 +138,15 @@ class KeyAccess:
         digest = sha256(key.key.get_secret_value().encode()).digest() if key.key is not None else None
         stored = key.hash or ""
         if digest is None and stored.startswith("sha256:"):
-            digest = _read_hex(stored.removeprefix("sha256:"), place)
+            digest = _read_hex(stored.removeprefix("sha256:"), f"{place}.hash")
         tenant = key.tenant or None
         if digest is not None:
             caller = Caller(tenant, key.name, manager=digest == self._master)
+            if (other := self._known.get(digest)) is not None and other.caller.tenant != tenant:
+                raise ConfigError(f"{place}: the same key is that of {other.caller.name!r}, too: whose is it?")
             self._known[digest] = _Known(digest, caller)
             return
-        slow = _read_slow(stored, Caller(tenant, key.name), place)
+        slow = _read_slow(stored, Caller(tenant, key.name), f"{place}.hash")
         self._slow.append(slow)
 
     def _find(self, key: bytes) -> Caller | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from asynccache.errors import AsyncCacheError, BackendClosed, BackendError, Conf
 from asynccache.explanation import Explanation
 from asynccache.guard import Guard
 from asynccache.http.answers import Headers
+from asynccache.http.calls import loads
 from asynccache.protocols import SupportsSize
 from asynccache.proxy.access import Access, Caller, Denied
 from asynccache.proxy.bodies import Gone, Patience
@@ -130,6 +132,7 @@ class Management:
             "/cache/delete": (post, self.delete),
             "/cache/invalidate": (post, self.invalidate),
             "/cache/flushall": (post, self.flushall),
+            "/cache/evict": (post, self.evict),
             "/cache/explain": (post, self.explain),
         }
         health = {
@@ -221,6 +224,17 @@ class Management:
         await handle.clear(soft=soft)
         return {"status": "success", "namespace": handle.namespace, "soft": soft}
 
+    async def evict(self, said: Fields) -> dict[str, Any]:
+        """Take away what is found by meaning and is older than so many seconds, whosever it is."""
+        _known(said, "older_than")
+        age = said.get("older_than")
+        if isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < inf:
+            raise _wrong("'older_than': a number of seconds is wanted, 0 or more", "older_than")
+        try:
+            return {"status": "success", "evicted": await self._cache.evict_older_than(age)}
+        except ConfigError as error:
+            raise _wrong(str(error), "older_than") from error
+
     async def explain(self, said: Fields) -> dict[str, Any]:
         """Why two requests have different keys."""
         _known(said, "a", "b", "path", "tenant")
@@ -304,7 +318,7 @@ class Endpoint:
         except Denied as denied:
             await refuse(send, challenged(denied))
         except Problem as problem:
-            await refuse(send, problem)
+            await refuse(send, problem, rest=self._patience.rest(receive, problem))
         except ConfigError as error:
             await refuse(send, Problem(400, str(error), code="invalid_request"))
         except AsyncCacheError as error:
@@ -325,7 +339,12 @@ class Endpoint:
             raise Problem(405, "this method is not allowed here", code="method_not_allowed", headers=allowed)
         said: Fields = {}
         if scope["method"] == "POST":
-            said = _read(await self._patience.whole(receive, headers), headers, by_key)
+            try:
+                async with asyncio.timeout(self._patience.seconds):
+                    body = await self._patience.whole(receive, headers)
+            except TimeoutError:
+                raise self._patience.too_slow() from None
+            said = _read(body, headers, by_key)
         return await self._verb(said)
 
 
@@ -395,7 +414,7 @@ def _read(body: bytes, headers: Mapping[bytes, bytes], by_key: bool) -> Fields:
     if not body.strip():
         return {}
     try:
-        said = orjson.loads(body)
+        said = loads(body)
     except ValueError:
         raise Problem(400, "the body is no JSON", code="invalid_json") from None
     if not isinstance(said, dict):

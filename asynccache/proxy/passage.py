@@ -9,11 +9,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import httpx2
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from asynccache.http.answers import Headers
-from asynccache.http.calls import CONTROL_HEADER, api_of
+from asynccache.http.calls import CONTROL_HEADER, api_of, dumps, loads
 from asynccache.proxy.access import Access, Caller, Denied
 from asynccache.proxy.bodies import Gone, Patience, Rest, Watch
 from asynccache.proxy.endpoint import Calls, Crowd, denial, refuse
@@ -125,14 +124,14 @@ class Passage:
         fields: Any = None
         if body is not None and headers.get(b"content-type", b"").lower().startswith(b"application/json"):
             try:
-                fields = orjson.loads(body)
+                fields = loads(body)
             except ValueError:
                 raise Problem(400, "the body is no JSON", code="invalid_json") from None
         if isinstance(fields, dict) and isinstance(fields.get("model"), str):
             deployment = self._upstreams.group(fields["model"]).next()
             if deployment.model is not None:
                 try:
-                    body = orjson.dumps({**fields, "model": deployment.model})
+                    body = dumps({**fields, "model": deployment.model})
                 except TypeError:  # deeper than can be written, though not than can be read
                     raise Problem(400, "the body is nested too deeply", code="invalid_json") from None
             return deployment, body

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import translate
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -14,9 +13,6 @@ from pydantic_core import PydanticCustomError
 from asynccache.config import call_type_names
 from asynccache.errors import ConfigError
 from asynccache.proxy.litellm_shape import Part
-
-MANY = 10_000
-"""Calls of so many kinds are remembered with the rule that is theirs."""
 
 
 def _patterns(value: Any) -> Any:
@@ -77,13 +73,12 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = [(rule, tuple(_compiled(patterns) for patterns in _parts(rule.match))) for rule in rules]
-        self.of = lru_cache(MANY)(self._of)
-        """The rule of a call by its `model`, `path`, `tenant` ("" for none) and `call_type`, or None; remembered."""
 
     def __bool__(self) -> bool:
         return bool(self._rules)
 
-    def _of(self, model: str, path: str, tenant: str, call_type: str) -> Rule | None:
+    def of(self, model: str, path: str, tenant: str, call_type: str) -> Rule | None:
+        """The rule of a call; `tenant` is "" for none. None when none matches."""
         call = (model, path, tenant, call_type)
         for rule, patterns in self._rules:
             if all(pattern is None or pattern.fullmatch(value) for pattern, value in zip(patterns, call, strict=True)):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from asynccache.proxy.settings import Settings
 
 _MADE = 256
+_LONGEST_NAME = 256  # of a model that is remembered
 _VERSION_ONE = frozenset({"", "v1", "preview", "latest"})
 _MESSAGES, _RERANK, _RESPONSES = "/messages", "/rerank", "/responses"
 
@@ -245,9 +246,10 @@ class Upstreams:
                     group = self._matched(name, listed, model)
                 except ConfigError:  # of a name that a caller made up; the pattern itself was tried at the start
                     return None
-                if len(self._made) >= _MADE:
-                    self._made.clear()
-                self._made[model] = group
+                if len(model) <= _LONGEST_NAME:
+                    if len(self._made) >= _MADE:
+                        self._made.clear()
+                    self._made[model] = group
                 return group
         return None
 

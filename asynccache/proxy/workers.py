@@ -108,7 +108,8 @@ class Supervisor:
         self._environment: dict[str, str] = {}
 
     async def run(self, settings: Settings, *, started: Callable[[], None], reloaded: Callable[[bool], None]) -> None:
-        """Serve until a signal ends it. Raises StartFailed when the workers cannot be started."""
+        """Serve until a signal ends it. Raises ConfigError, and StartFailed when the workers cannot be started."""
+        watched_cache(settings)  # so that what is wrong with it is said once, and not by each worker
         self._settings = settings
         self._reloaded = reloaded
         loop = asyncio.get_running_loop()

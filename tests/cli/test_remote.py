@@ -59,12 +59,6 @@ async def run_process(*words: str, **environment: str) -> Ended:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     config = {
         "model_list": listed(provider, gpt_4o="openai/gpt-4o"),
@@ -144,7 +138,8 @@ async def test_clear(served: Served, manager: dict[str, str]) -> None:
 
 
 async def test_without_its_key_it_is_refused_and_says_so(served: Served) -> None:
-    for words in (["stats"], ["ping"], ["delete", NO_SUCH_KEY], ["invalidate", "t"], ["clear"]):
+    verbs = (["delete", NO_SUCH_KEY], ["invalidate", "t"], ["clear"], ["evict", "--older-than", "1"])
+    for words in (["stats"], ["ping"], *verbs):
         said = await run(*words, "--url", served.origin)
         assert said.code == 1
         assert "master key" in said.err

@@ -21,6 +21,11 @@ from asynccache.testing.provider import SimulatedProvider
 MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
 COMPLETIONS = "/v1/chat/completions"
+ANSWER = (
+    b'{"id":"1","object":"chat.completion","created":1,"model":"gpt-4o","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+)
+"""What a provider may say to a chat."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import socket
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_the_image_has_what_the_package_is_built_of() -> None:
     included = re.findall(r'^"(\S+)" = "asynccache/', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert included
     assert set(included) <= set(paths)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "asynccache.service"])
+def test_what_is_installed_is_what_the_configuration_needs(name: str) -> None:
+    """Whoever follows the file can serve config.yaml: no extra is missing, and none is there that does not exist."""
+    found = re.search(r"pip install .*'[.\w]*\[(.+)\]'", (EXAMPLES / name).read_text())
+    assert found
+    installed = set(found[1].split(","))
+    settings = Settings.load(CONFIG, environment=VARIABLES)
+    assert settings.telemetry.prometheus
+    assert settings.caching["l2"]["type"] == "redis"
+    assert {"proxy", "redis", "metrics", "prices"} <= installed
+    assert installed <= set(metadata("asynccache").get_all("Provides-Extra") or ())
 
 
 def test_the_unit_outlasts_the_drain() -> None:

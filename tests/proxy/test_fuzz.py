@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynccache.testing.loopback import serving
-from tests.proxy.proxies import CHAT, Recording, Served, proxied
+from tests.proxy.proxies import ANSWER, CHAT, Recording, Served, proxied
 
 PATIENCE = 30.0
 KEY, MASTER = "sk-team-a-4711-4711-4711", "sk-master-2718-2718-2718"
@@ -31,11 +31,6 @@ PATHS = [
 ]
 ODD = ["/%2e%2e/x", "/v1/../cache/stats", "//evil/x", "/v1/%00", "/v1/\\x", "/cache%2fstats", "/v1/chat/completions/"]
 METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
-
-ANSWER = (
-    b'{"id":"1","object":"chat.completion","created":1,"model":"gpt-4o","choices":[{"index":0,"message":'
-    b'{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
-)
 
 ONE_RUN = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

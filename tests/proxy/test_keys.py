@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from asynccache.errors import ConfigError
 from asynccache.proxy.access import Denied, OpenAccess
-from asynccache.proxy.keys import PREFIX, KeyAccess, access_for, generate, hashed, hashed_slowly
+from asynccache.proxy.keys import PREFIX, KeyAccess, access_of, generate, hashed, hashed_slowly
 from asynccache.proxy.settings import ApiKey, Settings
 from asynccache.testing.clock import FakeClock
 from asynccache.testing.provider import SimulatedProvider
@@ -245,13 +246,13 @@ def test_a_hash_that_cannot_be_read_is_an_error_that_says_where(stored: str) -> 
 
 
 def test_without_any_key_anybody_calls_and_nobody_manages() -> None:
-    access = access_for([], None)
+    access = access_of(Settings.load({}, environment={}))
     assert isinstance(access, OpenAccess)
     assert not access.admit({}).manager
 
 
 def test_with_a_master_key_alone_anybody_calls_and_who_has_it_manages() -> None:
-    access = access_for([], MASTER)
+    access = KeyAccess([], MASTER)
     assert access.open
     assert not access.admit({}).manager
     assert not access.admit({b"authorization": b"Bearer sk-of-the-provider"}).manager
@@ -261,7 +262,7 @@ def test_with_a_master_key_alone_anybody_calls_and_who_has_it_manages() -> None:
 
 
 def test_a_master_key_that_is_an_api_key_too_keeps_its_tenant() -> None:
-    access = access_for([ApiKey(key=SecretStr(MASTER), tenant="ops")], MASTER)
+    access = KeyAccess([ApiKey(key=SecretStr(MASTER), tenant="ops")], MASTER)
     caller = access.admit({b"x-api-key": MASTER.encode()})
     assert (caller.tenant, caller.manager) == ("ops", True)
 
@@ -277,3 +278,21 @@ async def test_a_master_key_alone_is_not_sent_to_the_provider() -> None:
         None,
         "Bearer sk-of-the-provider",
     ]
+
+
+def test_a_key_of_two_tenants_is_nobody_s(tmp_path: Path) -> None:
+    """Which of the two would get its answers, nobody could tell. Said with the place; twice for one tenant is fine."""
+    file = tmp_path / "config.yaml"
+    text = "proxy:\n  api_keys:\n    - {key: %s, tenant: a}\n    - {hash: '%s', tenant: %s}\n"
+    file.write_text(text % (A, hashed(A), "b"))
+    with pytest.raises(ConfigError, match=r"config.yaml:4: proxy.api_keys\[1\]: the same key is that of 'a', too"):
+        access_of(Settings.load(file, environment={}))
+    file.write_text(text % (A, hashed(A), "a"))
+    assert access_of(Settings.load(file, environment={})).admit({b"x-api-key": A.encode()}).tenant == "a"
+
+
+def test_a_hash_that_is_none_is_told_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("proxy:\n  api_keys:\n    - {hash: 'sha256:zz', tenant: a}\n")
+    with pytest.raises(ConfigError, match=r"config.yaml:3: proxy.api_keys\[0\].hash: after `sha256:`"):
+        access_of(Settings.load(file, environment={}))

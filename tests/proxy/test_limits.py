@@ -17,12 +17,6 @@ from tests.proxy.proxies import CHAT, COMPLETIONS, Recording, Served, listed, pr
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as serving_provider:
-        yield serving_provider
-
-
-@pytest.fixture
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     limits = {"max_body_bytes": 2000, "body_timeout": 0.3, "max_concurrent": 4}
     async with proxied({"upstream": provider.origin, "proxy": limits}) as proxy:
@@ -30,7 +24,7 @@ async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
 
 
 def request(body: bytes, *headers: str, path: str = COMPLETIONS, method: str = "POST") -> bytes:
-    said = [f"{method} {path} HTTP/1.1", "host: proxy", "content-type: application/json", *headers, "", ""]
+    said = [f"{method} {path} HTTP/1.1", "host: localhost", "content-type: application/json", *headers, "", ""]
     return "\r\n".join(said).encode("latin-1") + body
 
 
@@ -42,7 +36,7 @@ def error(answer: bytes) -> Any:
     return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
 
-@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/audio/transcriptions", "/v1/unknown"])
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/audio/transcriptions", "/v1/unknown", "/cache/explain"])
 async def test_a_body_that_says_it_is_too_large(served: Served, path: str) -> None:
     """Refused by its head, unread."""
     answer = await served.raw(request(b"", "content-length: 2001", path=path))
@@ -51,7 +45,7 @@ async def test_a_body_that_says_it_is_too_large(served: Served, path: str) -> No
     assert status(answer) in (400, 413)
 
 
-@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown"])
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown", "/cache/explain"])
 async def test_a_client_that_reads_only_when_it_has_sent_all(provider: SimulatedProvider, path: str) -> None:
     """It is told why, too: the connection is not reset under what it still sends."""
     config = {"upstream": provider.origin, "proxy": {"max_body_bytes": 4 * 2**20}}
@@ -62,7 +56,7 @@ async def test_a_client_that_reads_only_when_it_has_sent_all(provider: Simulated
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown"])
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown", "/cache/explain"])
 async def test_a_body_that_grows_too_large(served: Served, path: str) -> None:
     """Refused as soon as it is, whatever would still come."""
     chunk = b"320\r\n" + b" " * 800 + b"\r\n"
@@ -70,7 +64,7 @@ async def test_a_body_that_grows_too_large(served: Served, path: str) -> None:
     assert (status(answer), error(answer)["code"]) == (413, "request_too_large")
 
 
-@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown"])
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/unknown", "/cache/explain"])
 @pytest.mark.parametrize("framing", ["content-length: 100", "transfer-encoding: chunked"])
 async def test_a_body_that_does_not_come(served: Served, path: str, framing: str) -> None:
     answer = await served.raw(request(b"", framing, path=path))
@@ -131,10 +125,11 @@ async def test_bodies_that_are_none(served: Served, body: bytes, code: int) -> N
         assert error(answer)["message"]
 
 
-async def test_a_body_that_is_nested_deeply(served: Served) -> None:
+async def test_a_body_that_is_nested_deeply(provider: SimulatedProvider) -> None:
     """Deeper than it can be written again: that is said."""
-    deep = b'{"model": "m", "messages": [], "a":' + b'{"a":' * 300 + b"1" + b"}" * 301
-    answer = await served.raw(request(deep, f"content-length: {len(deep)}"))
+    deep = b'{"model": "m", "messages": [], "a":' + b'{"a":' * 1000 + b"1" + b"}" * 1001
+    async with proxied({"upstream": provider.origin}) as served:
+        answer = await served.raw(request(deep, f"content-length: {len(deep)}"))
     assert (status(answer), error(answer)["code"]) == (400, "invalid_json")
 
 

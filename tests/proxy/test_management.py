@@ -19,6 +19,7 @@ from asynccache.telemetry.ledger import Report
 from asynccache.testing.loopback import serving
 from asynccache.testing.provider import SimulatedProvider
 from tests.proxy.proxies import CHAT, COMPLETIONS, Served, listed, proxied
+from tests.servers import programs
 
 if TYPE_CHECKING:
     from tests.servers.redis import RedisServer
@@ -33,16 +34,11 @@ VERBS = [
     ("POST", "/cache/delete"),
     ("POST", "/cache/invalidate"),
     ("POST", "/cache/flushall"),
+    ("POST", "/cache/evict"),
     ("POST", "/cache/explain"),
 ]
 SECRETS = "Zanzibar"
 NO_SUCH_KEY = "0" * 64
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as running:
-        yield running
 
 
 @pytest.fixture
@@ -429,6 +425,28 @@ async def test_flushall_of_one_tenant_leaves_the_others(served: Served) -> None:
     assert [outcome(await served.chat(each)) for each in both] == ["miss", "miss"]
     await post(served, "/cache/flushall", {"tenant": "a"})
     assert [outcome(await served.chat(each)) for each in both] == ["miss", "hit"]
+
+
+async def test_evict_takes_away_what_is_found_by_meaning_and_is_older(provider: SimulatedProvider) -> None:
+    caching = {"type": "semantic", "embedding_model": f"local:{programs.minilm()}"}
+    async with proxied({"upstream": provider.origin, "caching": caching}) as proxy:
+        assert outcome(await proxy.chat()) == "miss"
+        for older_than, evicted in ((3600, 0), (0, 1), (0, 0)):
+            assert await post(proxy, "/cache/evict", {"older_than": older_than}) == {
+                "status": "success",
+                "evicted": evicted,
+            }
+        assert outcome(await proxy.chat()) == "miss"
+
+
+@pytest.mark.parametrize(
+    "said", [{"older_than": -1}, {"older_than": True}, {"older_than": "1d"}, {}, {"older_than": 1}]
+)
+async def test_evict_refuses_what_it_cannot_do(keyless: Served, said: dict[str, Any]) -> None:
+    """The last of them is well-formed: but this cache finds nothing by meaning."""
+    response = await keyless.client.post("/cache/evict", json=said)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "older_than"
 
 
 # -- explain ----------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def served(provider: SimulatedProvider) -> AsyncIterator[Served]:
     """Without any key, on this machine."""
     config = {
-        "model_list": listed(provider, gpt_4o="openai/gpt-4o"),
+        "model_list": listed(provider, gpt_4o="openai/gpt-4o", **{"ft:*": "openai/ft:*"}),
         "telemetry": {"prices": {"gpt-4o": {"input": 2500, "output": 10_000}}},
     }
     async with proxied(config) as proxy:
@@ -196,6 +196,7 @@ async def test_it_can_be_read_wide_and_narrow_light_and_dark(
 ) -> None:
     for number in (1, 1, 2, 3):
         await served.chat(messages=[{"role": "user", "content": f"{number}" * 50}], user="a-long-name-" * 20)
+    await served.chat(model="ft:gpt-4o-" + "of-a-long-name-" * 6)
     tab = await opened(browser, served, viewport=viewport, color_scheme=scheme)
     await expect(tab.text("state")).to_have_text("live")
     page = tab.page
@@ -205,6 +206,10 @@ async def test_it_can_be_read_wide_and_narrow_light_and_dark(
         assert box is not None
         assert box["width"] > 0
         assert box["height"] > 0
+    # However long a model's name is, its numbers are there.
+    last = await page.locator("#models td").last.bounding_box()
+    assert last is not None
+    assert last["x"] + last["width"] <= viewport["width"]
     text, paper = await page.evaluate(
         "() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]; }"
     )

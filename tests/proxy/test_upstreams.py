@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,12 +19,6 @@ from asynccache.testing.provider import SimulatedProvider
 from tests.proxy.proxies import CHAT, COMPLETIONS, MESSAGES, Recording, listed, proxied
 
 ANSWER = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "type": "message", "content": []}'
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[SimulatedProvider]:
-    async with SimulatedProvider() as serving_provider:
-        yield serving_provider
 
 
 def upstreams(*models: Mapping[str, Any], environ: Mapping[str, str] | None = None, **config: Any) -> Upstreams:

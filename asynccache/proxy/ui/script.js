@@ -12,7 +12,9 @@ const WHY = {
   "no-cache": "the caller did not want a kept answer",
   invalidated: "its answer was invalidated",
   corrupt: "what was kept could not be read",
-  error: "the store failed to answer",
+  "backend-error": "the store failed to answer",
+  "other-kind": "what is kept was streamed, or not, and cannot be told in the other way",
+  partial: "only a part of its list is kept",
   hedged: "the store was too slow",
 };
 
@@ -192,7 +194,7 @@ function differences(why) {
 function showEntries(recent) {
   const entries = recent ? recent.entries : [];
   const texts = entries.some((entry) => entry.text);
-  const heads = [["Key", "mono"], ["Model", ""], ["Hits", "num"], ["Saved", "num"], ["Tokens each", "num"], ["Last hit", "num"], ["Kind", "num"]];
+  const heads = [["Key", "mono"], ["Model", "name"], ["Hits", "num"], ["Saved", "num"], ["Tokens each", "num"], ["Last hit", "num"], ["Kind", "num"]];
   if (texts) heads.push(["Prompt", "text"]);
   const rows = entries.map((entry) => [
     entry.key, entry.model || "–", count(entry.hits), dollars(entry.saved), count(entry.tokens),
@@ -211,7 +213,7 @@ function showTiers(said) {
     if (tier.entries !== null) facts.push(count(tier.entries) + " entries");
     if (tier.bytes !== null) facts.push(bytes(tier.bytes) + (tier.max_bytes ? " of " + bytes(tier.max_bytes) : ""));
     if (tier.evictions !== null) facts.push(count(tier.evictions) + " evicted");
-    if (tier.guard) facts.push("breaker " + tier.breaker, count(tier.guard.failures) + " failures", count(tier.guard.timeouts) + " timeouts", "opened " + count(tier.guard.opened) + " times");
+    if (tier.guard) facts.push("breaker " + tier.breaker, count(tier.guard.failures) + " failures", count(tier.guard.timeouts) + " timeouts", "opened " + (tier.guard.opened === 1 ? "once" : count(tier.guard.opened) + " times"));
     part.append(make("p", facts.join(", ")));
     return part;
   });
@@ -229,7 +231,7 @@ function showModels(said) {
     name, count(money.calls), money.unknown_spent && !Number(money.spent) ? "unknown" : dollars(money.spent),
     money.unknown_saved && !Number(money.saved) ? "unknown" : dollars(money.saved),
   ]);
-  table("models", [["Model", ""], ["Calls", "num"], ["Spent", "num"], ["Saved", "num"]], rows, "No call yet.");
+  table("models", [["Model", "name"], ["Calls", "num"], ["Spent", "num"], ["Saved", "num"]], rows, "No call yet.");
 }
 
 function showCounters(said) {
