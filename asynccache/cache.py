@@ -8,13 +8,12 @@ import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from asynccache import config, directives, epochs, key_builders, keys
 from asynccache.cache_aside import CacheAside
@@ -27,7 +26,7 @@ from asynccache.leases import Leadership
 from asynccache.material import Unkeyable
 from asynccache.model import CacheKey, CacheMode, Completion, Directives, Request, Target
 from asynccache.pipeline import Writes, compose
-from asynccache.protocols import AsyncCacheBackend, Clock, Leases, Stage, SupportsLeave, SupportsPing
+from asynccache.protocols import AsyncCacheBackend, Clock, Leases, Stage, SupportsAging, SupportsLeave, SupportsPing
 from asynccache.stages.build_key import BuildKey
 from asynccache.stages.upstream import Upstream
 from asynccache.stats import Stats
@@ -35,9 +34,13 @@ from asynccache.streams import AnswerStream
 from asynccache.sync import LoopThread
 from asynccache.sync_streams import SyncAnswerStream, driven
 from asynccache.targets import binder, by_name, function_target, is_async, same_function, takes_anything
-from asynccache.telemetry.prices import Prices
-from asynccache.warming import Budget, Warmer, Warming, WrappedCall
 from asynccache.write_behind import WriteBehind
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from asynccache.telemetry.prices import Prices
+    from asynccache.warming import Warming, WrappedCall
 
 T = TypeVar("T")
 logger = logging.getLogger("asynccache")
@@ -404,6 +407,9 @@ class Cache:
 
         Looking counts in no statistics; the calls do. Raises ConfigError for a wrong argument.
         """
+        from asynccache.telemetry.prices import Prices  # loaded for those who warm
+        from asynccache.warming import Budget, Warmer
+
         budget = None
         if prices is not None or max_usd is not None:
             budget = Budget(Prices() if prices is None else prices, limit=max_usd, assume=assume_usd)
@@ -427,6 +433,8 @@ class Cache:
             if not handle._supports(target):
                 made.bypass = "call-type"
             return made
+
+        from asynccache.warming import WrappedCall
 
         return WrappedCall(
             wrapped,
@@ -471,6 +479,22 @@ class Cache:
         soft, and when other processes hear of it: as with `invalidate`. Raises BackendError.
         """
         await self._epochs.bump(epochs.widest(self._defaults, None), soft=soft)
+
+    async def evict_older_than(self, age: float | timedelta) -> int:
+        """Take away the answers that can be found by their meaning and are older (seconds, or a timedelta), with their
+        vectors, and return how many there were: for questions whose answers drift. Of the whole store: all namespaces
+        and tenants. A near tier keeps its copies until they end.
+
+        Raises ConfigError when no tier finds answers by meaning, or for an age that is no number of seconds;
+        BackendError.
+        """
+        seconds = age.total_seconds() if isinstance(age, timedelta) else age
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+            raise ConfigError(f"age={age!r}: a number of seconds, 0 or more, is wanted")
+        found = [store for store in _stores(self.backend) if isinstance(store, SupportsAging)]
+        if not found:
+            raise ConfigError(f"no answer of this cache ({self._tier}) is found by meaning: see the semantic backends")
+        return sum([await store.evict_older_than(seconds) for store in found])
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -552,6 +576,16 @@ def _tier(backend: AsyncCacheBackend) -> str:
         backend = backend.inner
     package, _, name = type(backend).__module__.rpartition(".")
     return name if package == "asynccache.backends" else type(backend).__name__
+
+
+def _stores(backend: Any) -> Iterator[Any]:
+    """The backends behind guards and tiers."""
+    inner = backend.inner if isinstance(backend, Guard) else backend
+    tiers = [getattr(inner, name) for name in ("l1", "l2") if hasattr(inner, name)]
+    if not tiers:
+        yield inner
+    for tier in tiers:
+        yield from _stores(tier)
 
 
 def _client_module(target: Any) -> Any:

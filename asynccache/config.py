@@ -245,6 +245,11 @@ def backend_type(name: str, options: Iterable[str] = ()) -> str:
     return kind
 
 
+def backends_within(kind: str) -> tuple[str, ...]:
+    """The options of this type that are backends themselves."""
+    return (*TIERS.get(kind, ()), *STORES.get(kind, ()))
+
+
 def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
     """The backend of this type; `options` are its constructor's arguments, those of the `Codec` that it
     writes with, and those of the `Guard` around it, when it is a remote one.
@@ -266,7 +271,7 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
     for needed in parameters(factory, required=True):
         if needed not in renamed:
             raise ConfigError(f"{kind} backend: the option {needed!r} is missing")
-    for tier in (*TIERS.get(kind, ()), *STORES.get(kind, ())):
+    for tier in backends_within(kind):
         if tier in renamed:
             renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
     try:
@@ -307,7 +312,7 @@ def typed(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     wanted = {**option_types(kind, arguments), **own}
     found = dict(arguments)
     for name, value in arguments.items():
-        if isinstance(value, Mapping) and name in TIERS.get(kind, ()):
+        if isinstance(value, Mapping) and name in backends_within(kind):
             found[name] = typed(value, {})
         elif isinstance(value, str):
             found[name] = _as_wanted(value, wanted.get(aliases.get(name, name)))

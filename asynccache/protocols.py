@@ -87,6 +87,15 @@ class SupportsAdd(Protocol):
 
 
 @runtime_checkable
+class SupportsAging(Protocol):
+    """A backend that knows how old its answers are: one that finds them by meaning."""
+
+    async def evict_older_than(self, seconds: float) -> int:
+        """Take away all answers, found by meaning, that are older. How many there were. Raises BackendError."""
+        ...
+
+
+@runtime_checkable
 class SupportsLeave(Protocol):
     """A backend that holds connections or tasks which belong to an event loop."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ SHIPPED = Path(__file__).parents[1] / "asynccache" / "semantic" / "scorer.json"
 SEED = 7
 HELD = 0.05
 """How strongly weights are held near the hand-set ones."""
-STEEP = 16.0
-"""The least weight of similarity: the open texts have rewordings with hardly a word in common, and would flatten it."""
+LEAST = {"similarity": 16.0, "overlap": 1.5}
+"""The least weights: the open texts have rewordings with hardly a word in common, and would take them away."""
 STREAM_WEIGHT = 0.05
 """Of a pair from the stream of support questions, whose labels are of intents rather than of answers."""
 SOURCES = (
@@ -67,7 +67,10 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument(
-        "--without", default="", help="leave out pairs whose source contains this: to see what it gives"
+        "--without",
+        default=[],
+        action="append",
+        help="leave out sources that contain this, or the twins: to see what it gives",
     )
     options = parser.parse_args()
     embeddings = Embeddings(options.model or minilm(), options.vectors)
@@ -86,20 +89,24 @@ def main() -> None:
     print(f"{'bias':20} {bias:8.3f}\n{len(labels)} pairs, {options.out.stat().st_size} bytes")
 
 
-def gather(data: Path, embeddings: Embeddings, without: str = "") -> tuple[Matrix, Matrix, Matrix]:
-    """Features, labels and importance of all the pairs."""
+def gather(data: Path, embeddings: Embeddings, without: Collection[str] = ()) -> tuple[Matrix, Matrix, Matrix]:
+    """Features, labels and importance of all the pairs, but for sources that contain one of `without`; "twins" are the
+    scripted ones."""
     rng = random.Random(SEED)
-    open_pairs = [row for row in read(data / "open_dev.jsonl") if not without or without not in row["source"]]
-    stream = read(data / "open_workload_support_dev.jsonl")
+    twinned = "twins" not in without
+    open_pairs, stream = (
+        [row for row in read(data / name) if _is_kept(row["source"], without, twinned)]
+        for name in ("open_dev.jsonl", "open_workload_support_dev.jsonl")
+    )
     own = own_questions()
     pairs: list[tuple[Pair, float]] = [((r["query"], r["cached"], r["should_hit"]), 1.0) for r in open_pairs]
     pairs += [(pair, 1.0) for pair in from_own(own, rng)]
     bases = [text for equal, near in own for text in (*equal, *near)] * 2
-    bases += [row["query"] for row in rng.sample(stream, 1500)]
+    bases += [row["query"] for row in rng.sample(stream, min(1500, len(stream)))]
     bases += [row["cached"] for row in open_pairs if row["source"] != "banking77"]
-    pairs += [(pair, 1.0) for text in bases for pair in changed(text, rng)]
+    pairs += [(pair, 1.0) for text in bases for pair in changed(text, rng) if pair[2] or twinned]
     pairs += [(pair, 1.0) for pair in far_apart(own, embeddings)]
-    pairs += [(pair, STREAM_WEIGHT) for pair in neighbours(stream, embeddings)]
+    pairs += [(pair, STREAM_WEIGHT) for pair in neighbours(stream, embeddings)] if stream else []
     similarities = embeddings.similarities((a, b) for (a, b, _), _ in pairs)
     parse = Parser(size=100_000)
     rows = []
@@ -109,6 +116,10 @@ def gather(data: Path, embeddings: Embeddings, without: str = "") -> tuple[Matri
         rows.append(features(similarity, a, b, sides, [guard(a, b, sides) for guard in ALL]))
     labels = np.array([right for (_, _, right), _ in pairs], np.float64)
     return np.array(rows, np.float64), labels, np.array([weight for _, weight in pairs], np.float64)
+
+
+def _is_kept(source: str, without: Collection[str], twinned: bool) -> bool:
+    return not any(part in source for part in without) and (twinned or "script" not in source)
 
 
 def own_questions() -> list[tuple[list[str], list[str]]]:
@@ -172,7 +183,7 @@ def fit(matrix: Matrix, labels: Matrix, importance: Matrix, steps: int = 600) ->
     mean, spread = matrix.mean(0), matrix.std(0) + 1e-3
     scaled = (matrix - mean) / spread
     start = np.array([hand_set()[name] for name in NAMES]) * spread
-    least = np.where(np.array(NAMES) == "similarity", STEEP, 0.0) * spread
+    least = np.array([LEAST.get(name, 0.0) for name in NAMES]) * spread
     weights, bias = start.copy(), 0.0
     share = importance / importance.sum()
     speed, bias_speed = np.zeros_like(weights), 0.0

@@ -72,6 +72,9 @@ def place(options: Mapping[str, Any]) -> str:
         near, far = (_tier(said.get(tier)) for tier in config.TIERS[kind])
         return f"{near}, and behind that in {far}"
     where = _where(kind, said)
+    answers = [_tier(said[store]) for store in config.STORES.get(kind, ()) if said.get(store) is not None]
+    if answers:
+        return f"{name}{f' at {where},' if where else ''} with the answers in {answers[0]}"
     return f"{name}{f' at {where}' if where else ''}"
 
 
@@ -199,7 +202,7 @@ def _room(options: Mapping[str, Any]) -> str:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 2**20:g} MiB" if count >= 2**20 else f"{count} bytes"
+    return f"{round(count / 2**20, 1):g} MiB" if count >= 2**20 else f"{count} bytes"
 
 
 def _where(kind: str, options: Mapping[str, Any]) -> str:

@@ -505,7 +505,7 @@ def _check_table(table: Mapping[str, Any], *, top: bool) -> None:
     kind = config.backend_type(given, table)
     known = config.backend_options(kind, table)
     config.check_names(table, [*(_own_options() if top else ["type"]), *known], f"option of a {kind} cache")
-    for tier in config.TIERS.get(kind, ()):
+    for tier in config.backends_within(kind):
         if isinstance(table.get(tier), Mapping):
             _check_table(table[tier], top=False)
 

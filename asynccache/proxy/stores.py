@@ -101,7 +101,7 @@ def _redis_tables(options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     aliases = config.OPTION_ALIASES.get(kind, {})
     if kind in ("redis", "redis_semantic") and "sentinel_nodes" not in options:
         yield {aliases.get(name, name): value for name, value in options.items()}
-    for tier in config.TIERS.get(kind, ()):
+    for tier in config.backends_within(kind):
         if isinstance(options.get(tier), Mapping):
             yield from _redis_tables(options[tier])
 

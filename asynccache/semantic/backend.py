@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from threading import Lock
 from typing import Any, Literal, Protocol, get_args
 
@@ -32,7 +33,15 @@ from asynccache.protocols import (
 )
 from asynccache.semantic import embedders
 from asynccache.semantic.answers import same_words, text_of
-from asynccache.semantic.decisions import Candidate, Decision, Policy, Verifier, default_policy
+from asynccache.semantic.decisions import (
+    Candidate,
+    Decision,
+    Policy,
+    SupportsState,
+    SupportsWithdraw,
+    Verifier,
+    default_policy,
+)
 from asynccache.semantic.embedders import DEFAULT_MODEL, OwnEmbedder
 from asynccache.semantic.embedding import Embedding
 from asynccache.semantic.indexes import Index, Question
@@ -43,11 +52,15 @@ logger = logging.getLogger("asynccache")
 Mode = Literal["on", "shadow", "off"]
 Verify = Literal["inline", "behind"]
 
-_LABELLED = 3  # of the nearest stored questions, for every answer that is stored
+LABELLED = 5
+"""Of the nearest stored questions: with whose answers a new one is compared."""
 _OPEN = 4096  # questions whose answer is waited for
 _EXPLORING = 60.0  # seconds that a call which explores may take
+_SAVED = 60.0  # seconds between two writes of what the policy has learned
 _BEHIND = 64  # comparisons of answers under way at the same time
 _BATCH = 256  # entries that leave together
+_LEARNED = CacheKey(sha256(b"asynccache/semantic/learned").hexdigest())
+"""Where the store keeps what the policy has learned."""
 _SURE = 0.5  # a verifier that says more holds the answer for right
 
 
@@ -78,7 +91,8 @@ class SemanticStats:
 
 
 class Shadow(Protocol):
-    """Keeps what was, or would have been, decided, beside what the answer then was."""
+    """Keeps what was, or would have been, decided, beside what the answer then was. In the mode "shadow" it is told of
+    the nearest question where none was good enough, too."""
 
     def record(self, query: str, candidate: Candidate, decision: Decision, equal: bool, /) -> None:
         """The model was asked `query`; its answer is, or is not, that of the candidate. Must not block."""
@@ -101,6 +115,9 @@ class SemanticBackend:
       the vector has gone, or was never made         the answer is found by its own key alone
       the answer is stored again while its vector    it may stay without one until it is stored once more
       is taken away
+
+    What the policy learns is in the store as well, under a key of its own: read at the first look-up, and written once
+    a minute in which it has learned, and on closing. Of several processes the last one's is what stays.
     """
 
     def __init__(
@@ -175,6 +192,9 @@ class SemanticBackend:
         self._clock = clock
         self._lock = Lock()  # a policy belongs to one loop: those of several take turns
         self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._recalled = False
+        self._unsaved = 0
+        self._saved = clock()
         self._behind = PerLoop(_Tasks, _Tasks.aclose)
         self._closed = False
         if isinstance(store, SupportsAdd):
@@ -194,6 +214,8 @@ class SemanticBackend:
         entry = await self.store.get(key)
         if entry is not None or self.mode == "off" or not self._is_semantic(key):
             return entry
+        if not self._recalled:
+            await self._recall()
         waited = self._open.get(key.digest)
         if waited is not None and waited.decision.explore and self._clock() - waited.since < _EXPLORING:
             return None  # its call is under way: one label is one question
@@ -202,7 +224,11 @@ class SemanticBackend:
         except EmbeddingError as error:
             self._unembedded(error)
             return None
-        return await self._nearest(key, await self._search(key, vector))
+        # Vectors come by the batch, and neighbours when the loop gets to them: together they would hold it up.
+        await self._behind.here().turn()
+        found = await self._search(key, vector)
+        await self._behind.here().turn()
+        return await self._nearest(key, found)
 
     async def set(self, key: CacheKey, entry: Entry, /) -> None:
         """Keep the entry, then the vector of its question. Raises what the store raises."""
@@ -248,8 +274,12 @@ class SemanticBackend:
 
     async def aclose(self) -> None:
         """Close the store and the index, and the embedder unless it was handed in."""
+        if self._closed:
+            return
         self._closed = True
         await self._behind.aclose()
+        if self._unsaved:
+            await self._save()
         await self.embedding.aclose()
         if self._own is not None:
             await self._own.aclose()
@@ -329,13 +359,21 @@ class SemanticBackend:
                     chosen.text, chosen.digest, chosen.similarity, layer, decision.score, tuple(decision.reasons)
                 )
                 return _neighbour(entry, match, partial(self._next, key, chosen, candidates))
+            self._withdraw(key, chosen)
 
     async def _next(self, key: CacheKey, refused: Candidate, rest: list[Candidate], over: bool) -> Neighbour | None:
         """Instead of one that may not be served."""
         if over:
             await self.store.delete(_key_of(key, refused))
             await self._forget(refused.digest, key.scope)
+        self._withdraw(key, refused)
         return await self._nearest(key, rest)
+
+    def _withdraw(self, key: CacheKey, candidate: Candidate) -> None:
+        """One request is one request, however often the policy has to choose for it."""
+        if isinstance(self.policy, SupportsWithdraw):
+            with self._lock:
+                self.policy.withdraw(key.text, candidate)
 
     async def _answer_of(self, key: CacheKey, candidate: Candidate) -> Entry | None:
         """The answer of a stored question; None, and its vector is taken away, when it has none any more."""
@@ -417,7 +455,7 @@ class SemanticBackend:
         if decision.candidate is not None:
             self.stats.explored += decision.explore
             self.stats.shadowed += not decision.explore
-        nearest = sorted(candidates, key=lambda one: -one.similarity)[:_LABELLED]
+        nearest = sorted(candidates, key=lambda one: -one.similarity)[:LABELLED]
         if decision.candidate is not None and decision.candidate not in nearest:
             nearest[-1:] = [decision.candidate]
         self._open[key.digest] = _Open(tuple(nearest), decision, self._clock())
@@ -433,8 +471,46 @@ class SemanticBackend:
                 continue
             chosen = candidate == waited.decision.candidate
             self._label(key.text, candidate, equal, explored=chosen and waited.decision.explore, digest=key.digest)
-            if chosen and self._shadow is not None:
+            if self._shadow is not None and (chosen or self._is_doubted(waited, candidate)):
                 self._shadow.record(key.text, candidate, waited.decision, equal)
+        if self._unsaved and self._clock() - self._saved >= _SAVED:
+            await self._save()
+
+    async def _recall(self) -> None:
+        """Tell the policy what it had learned before a restart."""
+        if not isinstance(self.policy, SupportsState):
+            self._recalled = True
+            return
+        try:
+            entry = await self.store.get(_LEARNED)
+        except CorruptEntry:
+            entry = None
+        except BackendError as error:
+            logger.debug("what the policy had learned cannot be read yet: %s", error)
+            return
+        if entry is not None and not self._recalled:  # another look-up may have been quicker
+            try:
+                with self._lock:
+                    self.policy.restore(entry.body)
+            except ValueError as error:
+                logger.warning("what the policy had learned is of no use to it: %s", error)
+        self._recalled = True
+
+    async def _save(self) -> None:
+        if not isinstance(self.policy, SupportsState) or not self._recalled:
+            return
+        self._saved, self._unsaved = self._clock(), 0
+        with self._lock:
+            state = self.policy.state()
+        try:
+            await self.store.set(_LEARNED, Entry(state, "completion", self._clock()))
+        except BackendError as error:
+            logger.debug("what the policy has learned was not written: %s", error)
+
+    def _is_doubted(self, waited: _Open, candidate: Candidate) -> bool:
+        """Whether it is the nearest, and nothing was good enough: what a lower threshold would have served. Where
+        answers are served, only the doubted ones are compared, and would speak against all."""
+        return self.mode == "shadow" and waited.decision.candidate is None and candidate == waited.candidates[0]
 
     async def _equal(self, key: CacheKey, entry: Entry, candidate: Candidate, stored: Entry) -> bool | None:
         """Whether the stored answer would have done; None when nobody can say."""
@@ -462,6 +538,7 @@ class SemanticBackend:
         with self._lock:
             self.policy.learn(query, candidate, equal, explored=explored, digest=digest)
         self.stats.labels += 1
+        self._unsaved += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,10 +551,16 @@ class _Open:
 
 
 class _Tasks:
-    """Work behind the callers of one event loop."""
+    """Work behind the callers of one event loop, and whose turn it is before them."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Return to one caller at a time: the loop does everything else before the next one."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._tasks) >= _BEHIND:

@@ -39,11 +39,14 @@ One policy for one circle of trust: whoever can make labels (ask questions and g
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import exp, expm1, log, log1p
 from random import SystemRandom
 from typing import Literal, Protocol
+
+import orjson
 
 from asynccache.errors import ConfigError
 from asynccache.semantic.decisions import Candidate, Decision
@@ -57,6 +60,8 @@ ALPHA = 0.05
 EXPLORED = {"alarm": 0.03, "strict": 0.2}
 PENDING = 4096
 ENTRIES = 200_000
+KEPT = 4096
+"""Entries whose group a restart does not lose."""
 MEMORY = 2000
 """About as many of the latest requests say where the serving threshold lies."""
 PRUDENCE = 0.4
@@ -184,6 +189,49 @@ class BudgetPolicy:
             if not equal:
                 self._wrong(asked.share)
 
+    def withdraw(self, query: str, candidate: Candidate, /) -> None:
+        """The candidate was not served after all: the request is not counted, until `decide` is asked again."""
+        asked = self._asked.get(query)
+        if asked is None or asked.digest != candidate.digest:
+            return
+        del self._asked[query]
+        self._alarm.withdraw(self._noise)
+        self._expected.withdraw(self._fit.probability(asked.values))
+        if self._bound is not None:
+            self._bound.withdraw()
+
+    def state(self) -> bytes:
+        """What was learned, as JSON. Not the questions whose answer is waited for."""
+        said = {name: _learned(getattr(self, f"_{name}"), fields) for name, fields in _LEARNED.items()}
+        return orjson.dumps({"terms": self._terms(), "alarms": self.alarms, "groups": self._groups.latest(), **said})
+
+    def restore(self, state: bytes, /) -> None:
+        """Know that again. A state of another budget or guarantee tells what P(right) is and which answers are equal,
+        and of the budget nothing. Raises ValueError, and changes nothing, for what is no state."""
+        fit, groups, expected = _Calibration(self._noise), _Groups(), _Expectation(self._budget * PRUDENCE)
+        alarm, bound = Alarm(self._budget, self._alpha), Bound(self._budget, self._explored, self._alpha)
+        said = orjson.loads(state)
+        try:
+            _learn_again(fit, said["fit"], _LEARNED["fit"])
+            for digest, group in said["groups"]:
+                groups.put(str(digest), str(group))
+            same = said["terms"] == self._terms()
+            if same:
+                _learn_again(expected, said["expected"], _LEARNED["expected"])
+                _learn_again(alarm, said["alarm"], _LEARNED["alarm"])
+                if bounded := said["bound"] is not None:
+                    _learn_again(bound, said["bound"], _LEARNED["bound"])
+                alarms = int(said["alarms"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no state of a budget policy: {error!r}") from error
+        self._fit, self._groups = fit, groups
+        if same:
+            self._expected, self._alarm, self.alarms = expected, alarm, alarms
+            self._bound = bound if bounded else None
+
+    def _terms(self) -> list[object]:
+        return [self._budget, self._strict, self._explored, self._alpha, self._noise]
+
     def _likely(self, query: str, candidate: Candidate) -> bool:
         """Whether a label that says "equal", and may be wrong, is to be believed of a pair."""
         judgement = self._layers.judge(query, candidate)
@@ -253,6 +301,33 @@ class BudgetPolicy:
         return strongest[1], strongest[2]
 
 
+_LEARNED = {
+    "fit": ("_mean", "_cover"),
+    "expected": ("_wrong", "_requests", "_grain", "_threshold", "_since", "_promised", "_found"),
+    "alarm": ("_requests", "_mislabelled", "_wealth"),
+    "bound": ("_requests", "_sum", "_served"),
+}
+"""What a restart must not lose: the fields of each part."""
+
+
+def _learned(part: object, fields: Sequence[str]) -> dict[str, object] | None:
+    return None if part is None else {field: getattr(part, field) for field in fields}
+
+
+def _learn_again(part: object, said: Mapping[str, object], fields: Sequence[str]) -> None:
+    """Raises ValueError for values of another shape."""
+    for field in fields:
+        if not _alike(getattr(part, field), said[field]):
+            raise ValueError(f"no state of a budget policy: {field} is {said[field]!r}")
+        setattr(part, field, said[field])
+
+
+def _alike(own: object, given: object) -> bool:
+    if isinstance(own, list):
+        return isinstance(given, list) and len(given) == len(own) and all(map(_alike, own, given))
+    return isinstance(given, int | float) and not isinstance(given, bool)
+
+
 def _values(one: Judgement, share: float, count: int, rival: float) -> list[float]:
     margin = max(-8.0, min(8.0, one.margin))
     ahead = max(-4.0, min(4.0, one.margin - rival))
@@ -318,9 +393,16 @@ class _Groups:
         """A new entry's answer equals that of one that was there. The first group it joins is the one it stays in."""
         if digest not in self._group:
             self._group.setdefault(other, other)
-            self._group[digest] = self._group[other]
-            while len(self._group) > ENTRIES:
-                self._group.popitem(last=False)
+            self.put(digest, self._group[other])
+
+    def put(self, digest: str, group: str) -> None:
+        self._group[digest] = group
+        while len(self._group) > ENTRIES:
+            self._group.popitem(last=False)
+
+    def latest(self) -> list[tuple[str, str]]:
+        """The last that joined, with their groups."""
+        return list(islice(reversed(self._group.items()), KEPT))[::-1]
 
 
 class _Expectation:
@@ -349,12 +431,22 @@ class _Expectation:
         self._grain *= 1 + 1 / MEMORY  # instead of fading all bins, what comes weighs more
         self._requests += self._grain
         if score > 0.5:
-            odds = log(score / (1 - score)) if score < 1 else self.BINS
-            self._wrong[min(self.BINS - 1, int(odds / self.WIDTH))] += self._grain * (1 - score)
+            self._wrong[self._bin(score)] += self._grain * (1 - score)
         self._since += 1
         if self._since >= 20:
             self._since = 0
             self._refit()
+
+    def withdraw(self, score: float) -> None:
+        """It was added just now, and is to be added again."""
+        self._requests = max(0.0, self._requests - self._grain)
+        if score > 0.5:
+            at = self._bin(score)
+            self._wrong[at] = max(0.0, self._wrong[at] - self._grain * (1 - score))
+
+    def _bin(self, score: float) -> int:
+        odds = log(score / (1 - score)) if score < 1 else self.BINS
+        return min(self.BINS - 1, int(odds / self.WIDTH))
 
     def observed(self, score: float, right: bool) -> None:
         """An explored hit's outcome."""
@@ -394,6 +486,11 @@ class Alarm:
     def request(self) -> None:
         self._requests += 1
 
+    def withdraw(self, share: float) -> None:
+        """The latest request, a would-be hit, is not counted: nor what `mislabelled` was told of it."""
+        self._requests = max(0, self._requests - 1)
+        self._mislabelled = max(0.0, self._mislabelled - share)
+
     def mislabelled(self, share: float) -> None:
         """There was a would-be hit, of which this share would be called wrong though it were right."""
         self._mislabelled += share
@@ -426,6 +523,11 @@ class Bound:
 
     def served(self) -> None:
         self._served += 1
+
+    def withdraw(self) -> None:
+        """The latest request, which was served, is not counted."""
+        self._requests = max(0, self._requests - 1)
+        self._served = max(0, self._served - 1)
 
     def wrong(self, share: float) -> None:
         if share < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, lgamma, log
+from math import ceil, exp, lgamma, log, log1p
 
 from asynccache.errors import ConfigError
 from asynccache.semantic.decisions import Candidate
@@ -20,6 +20,7 @@ from asynccache.semantic.shadow import Comparison
 
 SURENESS = 0.95
 THRESHOLDS = tuple(round(0.50 + 0.01 * step, 2) for step in range(50))
+TERMS, EXACT = 2000, 1e-13
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
@@ -137,15 +138,32 @@ def _solve(rising: Callable[[float], float]) -> float:
 
 
 def _at_least(count: int, total: int, share: float) -> float:
-    return sum(_chance(k, total, share) for k in range(count, total + 1))
+    """P(at least so many of all), each with this probability."""
+    if count <= 0 or share >= 1:
+        return 1.0
+    if count > total or share <= 0:
+        return 0.0
+    return _beta(share, count, total - count + 1)
 
 
 def _at_most(count: int, total: int, share: float) -> float:
     return 1 - _at_least(count + 1, total, share)
 
 
-def _chance(count: int, total: int, share: float) -> float:
-    if share in (0.0, 1.0):
-        return float(count == total * share)
-    ways = lgamma(total + 1) - lgamma(count + 1) - lgamma(total - count + 1)
-    return exp(ways + count * log(share) + (total - count) * log(1 - share))
+def _beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta(1 - x, b, a)  # where it converges fast
+    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
+    upper, lower = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    result = lower
+    for step in range(1, TERMS):
+        even = step * (b - step) * x / ((a + 2 * step - 1) * (a + 2 * step))
+        odd = -(a + step) * (a + b + step) * x / ((a + 2 * step) * (a + 2 * step + 1))
+        for term in (even, odd):
+            lower = 1 / (1 + term * lower)
+            upper = 1 + term / upper
+            result *= lower * upper
+        if abs(lower * upper - 1) < EXACT:
+            break
+    return front * result

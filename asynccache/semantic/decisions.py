@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,30 @@ class Policy(Protocol):
         are equal, of this scope.
         A policy that learns nothing ignores it.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsWithdraw(Protocol):
+    """A policy that counts what it lets pass: it wants to know what was not served after all."""
+
+    def withdraw(self, query: str, candidate: Candidate, /) -> None:
+        """The candidate that `decide` let pass was not served: its answer has gone, or the verifier refused it.
+        `decide` is asked once more for the same request, without it."""
+        ...
+
+
+@runtime_checkable
+class SupportsState(Protocol):
+    """A policy that learns, and can be told after a restart what it had learned before."""
+
+    def state(self) -> bytes:
+        """What it has learned, for `restore`."""
+        ...
+
+    def restore(self, state: bytes, /) -> None:
+        """Know that again, in the place of what it knows. Raises ValueError, and changes nothing, when `state` is
+        nothing that this policy can use."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 from asynccache.errors import ConfigError
 from asynccache.semantic import lexicon as lx
 from asynccache.semantic.alignment import Alignment
-from asynccache.semantic.texts import PAST, Key, Text
+from asynccache.semantic.texts import PAST, Key, Text, stem
 
 Level = Literal[0, 1, 2]
 SAME: Level = 0
@@ -112,7 +112,9 @@ class Names:
 
 
 class Negation:
-    """An odd number of turns of the meaning on one side, an even one on the other: not, never, without, un-."""
+    """An odd number of turns of the meaning on one side, an even one on the other: not, never, without, un-.
+
+    "It does not work" and "it is broken", "I cannot find it" and "How do I find it?" are open."""
 
     name = "negation"
     vetoes = True
@@ -123,7 +125,8 @@ class Negation:
             return NOTHING
         if (a.negations + b.negations + turned + _degrees(sides)) % 2:
             words = sides.negated[0] if sides.negated else ("not" * bool(a.negations), "not" * bool(b.negations))
-            return Finding(OPEN if sides.opposites else CONFLICT, words)
+            explained = sides.opposites or (not turned and _says_it_otherwise(a, b, sides))
+            return Finding(OPEN if explained else CONFLICT, words)
         return Finding(SAME if turned else OPEN)
 
 
@@ -143,7 +146,8 @@ class Antonyms:
 
 
 class Order:
-    """Who does what to whom: from A to B is not from B to A. "A and B" is "B and A"."""
+    """Who does what to whom: from A to B is not from B to A. "A and B" is "B and A". A phrase that went as a whole to
+    the other end is open."""
 
     name = "order"
     vetoes = False
@@ -162,6 +166,8 @@ class Order:
         if (symmetric and len(moved) <= 2 and max(len(a.words), len(b.words)) <= 14) or _only_joined(moved, a, b):
             return NOTHING
         rest = max(len(sides.left), len(sides.right))
+        if _is_carried(sides.common, [key for key in b.weights if key in a.weights]):
+            return Finding(OPEN, (moved[0], "elsewhere"))
         if len(moved) >= 2 and len(sides.common) >= 6 and rest <= (2 if len(sides.common) >= 8 else 1):
             return Finding(CONFLICT, (", ".join(moved[:3]), "elsewhere"))
         if not rest and len(a.words) == len(b.words) and a.function == b.function:
@@ -212,6 +218,8 @@ class Question:
         if a.asks == b.asks or not a.asks or not b.asks:
             return NOTHING
         pair = frozenset((a.asks, b.asks))
+        if pair == _HOW_WHERE and not _FINDING.isdisjoint(a.words) and not _FINDING.isdisjoint(b.words):
+            return Finding(OPEN, (a.asks, b.asks))  # how, and where, do I find it
         return Finding(CONFLICT if pair in _APART else OPEN, (a.asks, b.asks))
 
 
@@ -272,6 +280,33 @@ def is_task(text: Text) -> bool:
 def _only_joined(moved: Sequence[Key], a: Text, b: Text) -> bool:
     """Whether all that moved is "and"-ed or "or"-ed with something that both have."""
     return all(a.joined.get(key) and a.joined[key] == b.joined.get(key) for key in moved)
+
+
+def _says_it_otherwise(a: Text, b: Text, sides: Alignment) -> bool:
+    """Whether the side with fewer negations may say without one what the other says with one."""
+    if a.negations > b.negations:
+        return not _FAILURES.isdisjoint(sides.right) or _asks_for_what_fails(a, b)
+    return not _FAILURES.isdisjoint(sides.left) or _asks_for_what_fails(b, a)
+
+
+def _asks_for_what_fails(a: Text, b: Text) -> bool:
+    """ "I cannot find it" beside "How do I find it?"."""
+    return (
+        0 < a.complaints == a.negations and not b.negations and b.asks in _HOW_WHERE and a.asks in ("whether", b.asks)
+    )
+
+
+def _is_carried(one: Sequence[Key], other: Sequence[Key]) -> bool:
+    """Whether two phrases side by side changed places, and all else stands as it did. A word alone may have changed its
+    part."""
+    start, end = 0, len(one)
+    while one[start] == other[start]:
+        start += 1
+    while one[end - 1] == other[end - 1]:
+        end -= 1
+    here, there = list(one[start:end]), list(other[start:end])
+    at = there.index(here[0])
+    return 2 <= at <= len(here) - 2 and there[at:] + there[:at] == here
 
 
 def _more(one: Counter[str], other: Counter[str]) -> set[str]:
@@ -343,6 +378,9 @@ _OPPOSITE_SMALL = (
     ("most", "least"),
     ("more", "less"),
 )
+_FAILURES = frozenset(map(stem, lx.FAILURES))
+_HOW_WHERE = frozenset({"how", "where"})
+_FINDING = frozenset({"find", "get", "see", "access", "view", "check", "locate", "buy", "obtain"})
 _APART = frozenset(
     frozenset(pair)
     for pair in (

@@ -210,6 +210,36 @@ NEGATIONS = frozenset(
         "無",
     ]
 )
+FAILURES = frozenset(
+    [
+        "fail",
+        "failure",
+        "broken",
+        "break",
+        "stop",
+        "trouble",
+        "problem",
+        "issue",
+        "error",
+        "lose",
+        "miss",
+        "missing",
+        "lack",
+        "forget",
+        "refuse",
+        "deny",
+        "reject",
+        "decline",
+        "prevent",
+        "avoid",
+        "stuck",
+        "impossible",
+    ]
+)
+"""Words that say of themselves that something is not so, or does not go."""
+KNOWING = frozenset(["know", "understand", "remember", "see", "sure", "certain", "clear", "idea", "clue"])
+INDIRECT = frozenset(["why", "what", "how", "where", "when", "which", "who", "whether", "if"])
+"""After "I do not" and one of the former, one of these begins what is asked."""
 NEGATIVE_PREFIXES = ("un", "non", "dis", "in", "im", "ir", "il", "mis", "anti", "de")
 OPPOSITES_TEXT = """
 increase decrease; raise lower; rise fall; gain lose; more less; more fewer; most least; maximum minimum; max min; maximize minimize; maximise minimise

@@ -16,6 +16,7 @@ from asynccache.errors import ConfigError
 from asynccache.semantic.decisions import Candidate, Decision
 
 BATCH = 64
+FLOOR = 0.5
 MOST = 10_000
 """Lines that wait to be written. Further ones are dropped, and counted."""
 
@@ -39,17 +40,25 @@ class ShadowLog:
     path: made when the first line is written; its folder has to be there. A file that cannot be written to costs
     lines, which are
     counted in `lost`; never a call. Has the texts of questions: keep it where those may be kept.
+
+    floor: the least similarity that is kept: `calibrate` can recommend no threshold below it. From 0 to 1. Questions
+           that nothing served are kept from there on, so that a threshold may turn out to be too high.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, floor: float = FLOOR) -> None:
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
+            raise ConfigError(f"floor={floor!r}: a number from 0 to 1 is wanted")
         self._path = Path(path)
+        self._floor = floor
         self._lines: list[str] = []
         self._writing: asyncio.Future[None] | None = None
         self.recorded = 0
         self.lost = 0
 
     def record(self, query: str, candidate: Candidate, decision: Decision, equal: bool, /) -> None:
-        """Take one comparison. Belongs to a running loop."""
+        """Take one comparison, if it is near enough. Belongs to a running loop."""
+        if candidate.similarity < self._floor:
+            return
         if len(self._lines) >= MOST:
             self.lost += 1
             return

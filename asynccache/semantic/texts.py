@@ -26,8 +26,11 @@ _TOKEN = re.compile(
 )
 _NUMBER = re.compile(r"([$€£₹¥₽₩]?)(\d+(?:[.,:/]\d+)*)(%|[^\W\d_]*)(.*)", re.DOTALL)
 _QUOTED = re.compile(r"\"([^\"]{1,80})\"|“([^”]{1,80})”|«([^»]{1,80})»|`([^`]{1,80})`|(?<!\w)'([^']{2,80})'(?!\w)")
+_QUOTE_MARKS = frozenset("\"“«`'")
+_START = re.compile(r"(?:^|[.?!:;]\s+|[\"“])\s*")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _CODE_WORD = re.compile(r"\w*[^\W_]_\w+|[a-z]{2,}[A-Z]\w*|\w+\(\)|\w+(?:::|->)\w+")
+_MARK = re.compile(r"[a-z]{1,3}-\d+")  # w-2, f-16
 _CAMEL_NAMES = frozenset({"macOS", "watchOS", "tvOS", "deviantArt"})
 _CONTRACTIONS = {
     "can't": ("can", "not"),
@@ -82,6 +85,8 @@ _BEFORE_IS = frozenset(
 )
 _ROMAN = {"II": 2, "III": 3, "IV": 4, "VI": 6, "VII": 7, "VIII": 8, "IX": 9, "XI": 11, "XII": 12}
 _VOWELS = frozenset("aeiouy")
+_ASKERS = frozenset({"i", "we"})
+_ABLE = frozenset({"can", "could", "am", "are", "was", "were"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class Text:
     numbers:   (value, unit or "") in order; dates: keys of years, months, weekdays, "tomorrow".
     names:     keys that have a capital which is not the sentence's.
     initials:  keys that are written in capitals only: they may stand for the initials of others.
-    negations: how many words turn the meaning round.
+    negations: how many words turn the meaning round; complaints: those of them that say what the asker cannot do.
     code, quotes, languages: identifiers, quoted passages, programming languages.
     relations: key → the small words such as "from", "to" and "than" it stands after.
     joined:    key → the keys it is "and", "or"-ed with.
@@ -112,6 +117,7 @@ class Text:
     names: frozenset[Key]
     initials: frozenset[Key]
     negations: int
+    complaints: int
     code: frozenset[str]
     quotes: frozenset[str]
     languages: frozenset[str]
@@ -150,8 +156,11 @@ class Parser:
         return known
 
     def _parse(self, text: str, raw: str) -> Text:
-        plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'")
-        tokens = _TOKEN.findall(_CJK.sub(lambda match: f" {match.group()} ", plain))
+        plain = spaced = text
+        if not text.isascii():
+            plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'")
+            spaced = _CJK.sub(lambda match: f" {match.group()} ", plain)
+        tokens = _TOKEN.findall(spaced)
         tokens = _without_small_talk([_without_possessive(token) for token in tokens])
         reader = _Reader(self, plain)
         reader.read(tokens)
@@ -173,31 +182,38 @@ class _Reader:
         self._code: set[str] = set()
         self._languages: set[str] = set()
         self._negations = 0
+        self._complaints = 0
         self._optional: set[Key] = set()
-        letters = [c for c in plain if c.isalpha()]
-        upper = sum(c.isupper() for c in letters)
-        self._cased = 0 < upper < 0.5 * len(letters)  # capitals say something: not all small, and not shouted
-        starts = [match.end() for match in re.finditer(r"(?:^|[.?!:;]\s+|[\"“])\s*", plain)]
+        upper = sum(map(str.isupper, plain))
+        self._cased = 0 < upper < 0.5 * sum(map(str.isalpha, plain))  # they say something: not all small, not shouted
+        starts = [match.end() for match in _START.finditer(plain)]
         self._starts = frozenset(plain[at : at + 30].split(" ")[0].strip("\"'“”.,?!:;()") for at in starts)
 
     def read(self, tokens: list[str]) -> None:
         tokens = self._without_corrections(tokens)
         at = 0
         while at < len(tokens):
-            at += self._alias(tokens, at) or self._number(tokens, at) or self._word(tokens[at], tokens, at)
+            if (low := tokens[at].lower()) in _ORDINARY:
+                self._words.append(low)
+                at += 1
+            else:
+                at += self._alias(tokens, at) or self._number(tokens, at) or self._word(tokens[at], tokens, at)
 
     def _without_corrections(self, tokens: list[str]) -> list[str]:
         """Marks of a self-correction and fillers are left out; the words just before the mark become optional."""
         kept: list[str] = []
         at = 0
+        small = [token.lower() for token in tokens]
+        if _CORRECTIONS.keys().isdisjoint(small) and lx.FILLERS.isdisjoint(small):
+            return tokens
         while at < len(tokens):
-            length = _starts_with(tokens, at, _CORRECTIONS)
+            length = _starts_with(tokens, at, _CORRECTIONS) if small[at] in _CORRECTIONS else 0
             if length and kept:
                 if at + length < len(tokens):
                     for token in kept[-8:]:
                         self._optional.update((self._stem(token.lower()), _ALIASES.get(token.lower(), token.lower())))
                 at += length
-            elif tokens[at].lower() in lx.FILLERS and 0 < at < len(tokens) - 1:
+            elif small[at] in lx.FILLERS and 0 < at < len(tokens) - 1:
                 at += 1
             else:
                 kept.append(tokens[at])
@@ -349,7 +365,8 @@ class _Reader:
 
     def _word(self, token: str, tokens: list[str], at: int) -> int:
         low = token.lower()
-        if _CODE_WORD.fullmatch(token) and token not in _CAMEL_NAMES:
+        plain = token == low and low.isalpha()
+        if not plain and _CODE_WORD.fullmatch(token) and token not in _CAMEL_NAMES:
             self._code.add(token.removesuffix("()"))
             self._add(low.removesuffix("()"), low, name=True)
             return 1
@@ -357,9 +374,13 @@ class _Reader:
             if token not in ("&", "/", "-"):
                 self._add(lx.CURRENCIES.get(token, token), token)
             return 1
-        if low in _CONTRACTIONS or "'" in low:
+        if low in _CONTRACTIONS or (not plain and "'" in low):
             for part in _expanded(low):
                 self._simple(part, token, tokens, at)
+        elif plain:
+            self._simple(low, token, tokens, at)
+        elif _MARK.fullmatch(low):
+            self._simple(low.replace("-", ""), token, tokens, at)
         elif "-" in low and low not in lx.CODE_LANGUAGES:
             for part in token.split("-"):
                 if part:
@@ -371,11 +392,12 @@ class _Reader:
     def _simple(self, low: str, token: str, tokens: list[str], at: int) -> None:
         if not low:
             return
-        if low in lx.NEGATIONS:
-            self._negations += 1
-            self._words.append("not")
+        if low in lx.NEGATIONS or (low == "yet" and at + 1 < len(tokens) and tokens[at + 1].lower() == "to"):
+            self._negated(tokens, at)
             return
-        if low in lx.MONTHS and (low not in lx.MONTHS_THAT_ARE_WORDS or self._beside_a_date(token, tokens, at)):
+        if low == "come" and self._words[-1:] == ["how"]:
+            self._words[-1] = "why"
+        elif low in lx.MONTHS and (low not in lx.MONTHS_THAT_ARE_WORDS or self._beside_a_date(token, tokens, at)):
             self._date(f"m:{lx.MONTHS[low]}")
         elif low in lx.DAYS:
             self._date(f"d:{lx.DAYS[low]}")
@@ -410,6 +432,15 @@ class _Reader:
             self._add(self._stem(low), low, name=capital or (self._cased and token.isupper() and len(token) > 1))
             if token.isupper() and self._cased and 2 <= len(token) <= 6:
                 self._initials.add(self._stem(low))
+
+    def _negated(self, tokens: list[str], at: int) -> None:
+        """Counts a negation, but not that of "I do not know why": it asks why."""
+        asker = not _ASKERS.isdisjoint(self._words[-3:]) and "if" not in self._words[-4:]
+        following = [token.lower() for token in tokens[at + 1 : at + 4]] if asker else []
+        if not (following and following[0] in lx.KNOWING and any(word in lx.INDIRECT for word in following[1:])):
+            self._negations += 1
+            self._complaints += asker and self._words[-1] in _ABLE
+        self._words.append("not")
 
     def _beside_a_date(self, token: str, tokens: list[str], at: int) -> bool:
         before = tokens[at - 1].lower() if at else ""
@@ -452,17 +483,19 @@ class _Reader:
         relations: dict[Key, set[str]] = {}
         joined: dict[Key, set[Key]] = {}
         for (before, left), (key, place) in pairwise([("", -1), *self._content]):
+            if place == left + 1:
+                continue
             between = words[left + 1 : place]
-            for word in between:
-                if word in lx.ASYMMETRIC:
-                    relations.setdefault(key, set()).add(word)
-            between = tuple(word for word in between if word not in ("a", "an", "the"))
-            if len(between) == 1 and between[0] in lx.SYMMETRIC and before:
-                joined.setdefault(before, set()).add(key)
-                joined.setdefault(key, set()).add(before)
+            if directed := lx.ASYMMETRIC.intersection(between):
+                relations.setdefault(key, set()).update(directed)
+            if before and not lx.SYMMETRIC.isdisjoint(between):
+                linking = [word for word in between if word not in ("a", "an", "the")]
+                if len(linking) == 1:
+                    joined.setdefault(before, set()).add(key)
+                    joined.setdefault(key, set()).add(before)
         quotes = {
             " ".join(_TOKEN.findall(next(part for part in match if part).lower()))
-            for match in _QUOTED.findall(self._plain)
+            for match in (() if _QUOTE_MARKS.isdisjoint(self._plain) else _QUOTED.findall(self._plain))
         }
         return Text(
             raw=raw,
@@ -475,6 +508,7 @@ class _Reader:
             names=frozenset(self._names),
             initials=frozenset(self._initials),
             negations=self._negations,
+            complaints=self._complaints,
             code=frozenset(self._code),
             quotes=frozenset(quote for quote in quotes if quote),
             languages=frozenset(self._languages),
@@ -539,6 +573,11 @@ def _follows_a_person(words: list[str]) -> bool:
         "are",
         "was",
         "were",
+        "been",
+        "being",
+        "get",
+        "gets",
+        "got",
         "commonly",
         "often",
     )
@@ -733,6 +772,11 @@ _ALIASES: dict[str, Key] = {
 _ALIASES_IN_CAPITALS = frozenset({"us", "la", "pm", "ms", "got", "os", "hp", "ac", "cv", "cm", "ee", "un", "wa"})
 """Small, they are other words."""
 _ALIAS_STARTS = frozenset(name.split("-")[0] for name in _ALIASES if "-" in name)
+_ORDINARY = frozenset(filter(str.isalpha, lx.STOPWORDS)).difference(
+    _ALIASES, _ALIAS_STARTS, _CONTRACTIONS, lx.NEGATIONS, lx.NUMBER_WORDS, lx.ORDINAL_WORDS, lx.MONTHS, lx.DAYS,
+    lx.RELATIVE_DAYS, lx.CODE_LANGUAGES, lx.UNITS, ("year", "years", "use", "used", "yet", "come"),
+)  # fmt: skip
+"""Words that are never anything else."""
 
 
 def _dates_by_letters() -> dict[str, list[tuple[str, Key]]]:

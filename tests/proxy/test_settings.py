@@ -17,6 +17,7 @@ from asynccache.backends.memory import MemoryBackend
 from asynccache.backends.redis import RedisBackend
 from asynccache.document import Document
 from asynccache.guard import Guard
+from asynccache.proxy.description import described
 from asynccache.proxy.settings import ApiKey, Settings, build_cache, json_schema
 
 GUIDE = Path(__file__).parent / "guide"
@@ -110,6 +111,43 @@ def test_the_guide_s_semantic_cache() -> None:
     assert settings.caching["params"] == {"embedding_model": "text-embedding-3-small"}
     assert settings.caching["similarity_threshold"] == 0.85
     assert build_cache(settings).ttl == 86400
+
+
+QDRANT = """
+caching:
+  type: qdrant-semantic
+  qdrant_api_base: http://user:s3cret@qdrant.internal:6333
+  embedding_model: text-embedding-3-small
+  store:
+    type: redis
+    redis_url: redis://:s3cret@redis.internal:6380/0
+    socket_timeout: "0.5"
+"""
+
+
+def test_the_answers_of_a_semantic_cache_may_have_a_store_of_their_own(tmp_path: Path) -> None:
+    settings = Settings.load(write(tmp_path, QDRANT))
+    backend: Any = build_cache(settings).backend
+    store = backend.inner.store.inner
+    assert isinstance(store, RedisBackend)
+    assert "redis.internal:6380" in repr(store)
+    [where] = [line for line in described(settings)["cache"] if "Qdrant" in line]
+    assert "Qdrant, found by similarity too, at http://qdrant.internal:6333, with the answers in Redis" in where
+    assert "redis://redis.internal:6380" in where
+    assert "s3cret" not in where
+    in_memory = "caching:\n  type: semantic\n  embedding_model: local:folder\n  store: {type: disk, path: answers}\n"
+    [where] = [line for line in described(Settings.load(write(tmp_path, in_memory)))["cache"] if "similarity" in line]
+    assert "this process, found by similarity too, with the answers in a folder at answers" in where
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [("{type: redis, sockets: 1}", "'sockets'"), ("{type: reddis}", "'reddis'")],
+)
+def test_what_is_wrong_with_that_store_is_said(tmp_path: Path, store: str, message: str) -> None:
+    text = f"caching:\n  type: qdrant-semantic\n  url: http://127.0.0.1:1\n  embedding_model: m\n  store: {store}\n"
+    with pytest.raises(ConfigError, match=message):
+        build_cache(Settings.load(write(tmp_path, text)))
 
 
 def test_the_guide_s_key_builder(tmp_path: Path) -> None:
@@ -417,3 +455,13 @@ def test_the_schema_refuses_what_loading_refuses() -> None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(table, schema)
     jsonschema.validate({"caching": {"type": "my.module:Backend", "whatever": 1}}, schema)
+
+
+def test_what_the_environment_says_is_hidden_and_a_default_of_the_file_is_not() -> None:
+    given = {
+        "caching": {"type": "redis", "url": "${URL:-redis://cache:6379/0}"},
+        "proxy": {"host": "${HOST:-127.0.0.1}"},
+    }
+    said = "redis://cache:6379/0 at 127.0.0.1"
+    assert Settings.load(given, environment={}).document.redacted(said) == said
+    assert "cache" not in Settings.load(given, environment={"URL": "redis://cache:6379/0"}).document.redacted(said)

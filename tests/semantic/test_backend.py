@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from secrets import token_hex
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynccache import Cache, status
+from asynccache.backends.dual import DualBackend
+from asynccache.backends.memory import MemoryBackend
 from asynccache.backends.qdrant_semantic import QdrantSemanticBackend
 from asynccache.backends.redis_semantic import RedisSemanticBackend
 from asynccache.backends.semantic import SemanticMemoryBackend
@@ -187,6 +190,22 @@ async def test_old_answers_are_evicted_with_their_vectors(make: Make) -> None:
     assert await ask(backend, key(OTHER)) == b"new"
     assert await ask(backend, key(f"{OTHER} now")) == b"new"
     assert backend.stats.repaired == 0
+
+
+async def test_a_cache_evicts_by_age_what_any_tier_finds_by_meaning() -> None:
+    now = time.time()
+    backend = SemanticMemoryBackend(embedder=WordEmbedder(), policy=Threshold())
+    async with Cache(DualBackend(MemoryBackend(), backend)) as cache:
+        for age in (1000.0, 10.0):
+            await backend.set(key(f"{CAPITAL} {age}"), Entry(b"an answer", "completion", now - age))
+        assert await cache.evict_older_than(timedelta(minutes=5)) == 1
+        assert await cache.evict_older_than(0) == 1
+        for wrong in (-1, float("nan"), True, "1 day"):
+            with pytest.raises(ConfigError, match="a number of seconds"):
+                await cache.evict_older_than(wrong)  # type: ignore[arg-type]
+    async with Cache() as cache:
+        with pytest.raises(ConfigError, match="found by meaning"):
+            await cache.evict_older_than(1)
 
 
 async def test_an_embedder_that_is_late_or_fails_makes_a_miss(make: Make) -> None:
@@ -367,11 +386,11 @@ _CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
     "role of the question": _turn(3, "role", "system"),
     "earlier turn": _turn(1, "content", "hello!"),
     "answer of before": _turn(2, "content", "hi!"),
-    "a turn less": lambda call: call["messages"].pop(1),
     "image": _image("data:image/png;base64,AAAA"),
     "name": _turn(3, "name", "eve"),
     "tenant": lambda call: call.update(cache={"tenant": "b"}),
     "namespace": lambda call: call.update(cache={"namespace": "b"}),
+    "a turn less": lambda call: call["messages"].pop(1),
 }
 
 
@@ -389,7 +408,7 @@ def test_only_the_last_text_of_the_user_may_differ(changes: set[str], reworded: 
             other["messages"][-1]["content"] = REWORDED
             assert status(await call(**_copy(other))).outcome == "semantic", "nothing could be seen"
             changed = _copy(other if reworded else _BASE)
-            for name in sorted(changes, key=lambda name: name == "a turn less"):
+            for name in sorted(changes, key=[*_CHANGES].index):
                 _CHANGES[name](changed)
             assert status(await call(**changed)).outcome == "miss", changes
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from asynccache import ConfigError
+from asynccache.backends.semantic import SemanticMemoryBackend
 from asynccache.semantic.budget import Alarm, Bound, BudgetPolicy, Guarantee
 from asynccache.semantic.decisions import Candidate, Decision
 from asynccache.semantic.policies import Judgement
+from asynccache.testing.contract import entry_of
+from tests.semantic.standins import Threshold, WordEmbedder, key
 
 DELTA = 0.02
 
@@ -111,6 +116,52 @@ def test_strict_keeps_its_promise_at_every_moment(rate: float) -> None:
             right = rng.random() >= rate
             wrong += served(ask(budget, number, right)) and not right
             assert wrong <= DELTA * (number + 1)
+
+
+def test_what_was_not_served_after_all_counts_for_nothing() -> None:
+    """A request for which the policy has to choose twice, the first answer having gone, is one request."""
+    budget = policy(guarantee="strict")
+    asked = hits = withdrawn = 0
+    for number in range(400):
+        asked += 1
+        gone = [Candidate(f"gone {number}", "stored", 0.95, 0.0)] if number >= 100 else []
+        if served(budget.decide(f"query {number}", gone)):
+            budget.withdraw(f"query {number}", gone[0])
+            withdrawn += 1
+            budget.decide(f"query {number}", [])
+    while budget.trusted:
+        asked += 1
+        hits += served(budget.decide(f"query {asked}", [Candidate(f"c{asked}", f"stored {asked}", 0.95, 0.0)]))
+    assert withdrawn > 100
+    assert 0 < hits <= DELTA * asked
+
+
+@pytest.mark.parametrize("refused", ["gone", "verifier"])
+async def test_one_look_up_is_one_request(refused: str) -> None:
+    class Counting(Threshold):
+        requests = 0
+
+        def decide(self, query: str, candidates: Sequence[Candidate], /) -> Decision:
+            self.requests += 1
+            return super().decide(query, candidates)
+
+        def withdraw(self, query: str, candidate: Candidate, /) -> None:
+            self.requests -= 1
+
+    async def never(_query: str, _stored: str, _answer: str | None, /) -> float:
+        return 0.0
+
+    counting = Counting(least=0.5)
+    options: dict[str, Any] = {"verifier": never, "verifier_deadline": 20.0} if refused == "verifier" else {}
+    backend = SemanticMemoryBackend(embedder=WordEmbedder(), policy=counting, embedding_deadline=20.0, **options)
+    stored = [key(f"how do i boil {count} eggs") for count in ("two", "three", "four")]
+    for one in stored:
+        await backend.set(one, entry_of(b"5 minutes"))
+        if refused == "gone":
+            await backend.store.delete(one)
+    assert await backend.get(key("how do i boil five eggs")) is None
+    assert counting.requests == 1
+    await backend.aclose()
 
 
 def test_the_bound_holds_against_an_adversary() -> None:

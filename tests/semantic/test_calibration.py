@@ -10,10 +10,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from asynccache import ConfigError
+from asynccache.backends.semantic import SemanticMemoryBackend
 from asynccache.cli import build_app
 from asynccache.semantic.calibration import calibrate, interval
 from asynccache.semantic.decisions import Candidate, Decision
 from asynccache.semantic.shadow import Comparison, ShadowLog, read_log
+from asynccache.testing.contract import entry_of
+from tests.semantic.standins import Threshold, WordEmbedder, key
 
 
 def run(*args: str) -> Result:
@@ -77,6 +80,43 @@ async def test_the_log_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [one.query for one in read] == [f"q{number}" for number in range(200)]
     assert read[1] == Comparison("q1", 'Was kostet "das"?\n', 0.91, False, True, 0.8, "scorer")
     assert (log.recorded, log.lost) == (200, 0)
+
+
+async def test_what_a_lower_threshold_would_have_served_is_kept_down_to_a_floor(tmp_path: Path) -> None:
+    log = ShadowLog(tmp_path / "log.jsonl", floor=0.5)
+    policy = Threshold(least=0.99)
+    backend = SemanticMemoryBackend(
+        embedder=WordEmbedder(), policy=policy, embedding_deadline=20.0, mode="shadow", shadow=log
+    )
+    for text in ("how long do i boil an egg", "how long do i boil an egg today", "who painted the ceiling"):
+        assert await backend.get(key(text)) is None
+        await backend.set(key(text), entry_of(b'"5 minutes"'))
+        await backend.drain()
+    await backend.aclose()
+    await log.flush()
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert (line.query, line.stored) == ("how long do i boil an egg today", "how long do i boil an egg")
+    assert (line.equal, line.served) == (True, False)
+    assert 0.5 < line.similarity < 0.99
+
+
+def test_a_threshold_that_was_too_high_is_lowered() -> None:
+    """All from 0.8 on is right, and what was below 0.95 was not served."""
+    rng = random.Random(2)
+    log = []
+    for _ in range(1500):
+        similarity = rng.uniform(0.7, 1)
+        texts = ("How do I cook rice?", "How is rice cooked?")
+        log.append(Comparison(*texts, similarity, similarity >= 0.8, similarity >= 0.95, 0.9, "threshold"))
+    chosen = calibrate(log, 0.95).settings[0].chosen
+    assert chosen is not None
+    assert chosen.threshold == pytest.approx(0.8, abs=0.011)
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.1, True])
+def test_a_wrong_floor(tmp_path: Path, floor: float) -> None:
+    with pytest.raises(ConfigError, match="floor"):
+        ShadowLog(tmp_path / "log", floor=floor)
 
 
 async def test_a_log_that_cannot_be_written_costs_lines_only(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def grown(index: MemoryIndex) -> None:
 
 @pytest.mark.parametrize("limit", [10_000, 100], ids=["scanned", "graph"])
 async def test_the_nearest_are_found_as_by_brute_force(make: Make, limit: int) -> None:
-    index, stored = make(exact_limit=limit), vectors(3000)
+    index, stored = make(scan_limit=limit), vectors(3000)
     for number, vector in enumerate(stored):
         await index.add(question(number), vector)
     await grown(index)
@@ -75,7 +75,7 @@ async def test_the_nearest_are_found_as_by_brute_force(make: Make, limit: int) -
 
 
 async def test_what_is_not_in_the_graph_yet_is_found(make: Make) -> None:
-    index, stored = make(exact_limit=100), vectors(600)
+    index, stored = make(scan_limit=100), vectors(600)
     for number, vector in enumerate(stored):
         await index.add(question(number), vector)
         [found] = await index.search(SCOPE, vector, 1, 1.0)
@@ -84,7 +84,7 @@ async def test_what_is_not_in_the_graph_yet_is_found(make: Make) -> None:
 
 @pytest.mark.parametrize("limit", [10_000, 50], ids=["scanned", "graph"])
 async def test_what_is_removed_or_over_hides_nothing(make: Make, limit: int) -> None:
-    index, vector = make(exact_limit=limit), vectors(1)[0]
+    index, vector = make(scan_limit=limit), vectors(1)[0]
     for number in range(300):
         expires = 10.0 if number % 3 == 0 else None
         await index.add(question(number, expires=expires), near(vector, 0.99 - number / 1000, number + 1))
@@ -133,7 +133,7 @@ async def test_memory_of_a_scope_that_is_overwritten_does_not_grow(make: Make) -
 
 
 async def test_memory_of_a_large_scope_that_is_renewed_is_freed(make: Make) -> None:
-    index = make(exact_limit=100, max_vectors=3000)
+    index = make(scan_limit=100, max_vectors=3000)
     stored = vectors(12_000)
     for number, vector in enumerate(stored):
         await index.add(question(number), vector)
@@ -141,7 +141,7 @@ async def test_memory_of_a_large_scope_that_is_renewed_is_freed(make: Make) -> N
             await grown(index)
     await grown(index)
     partition = index._partitions[SCOPE]
-    assert sum(block is not None for block in partition._blocks) <= 3
+    assert sum(len(block.vectors) for block in partition.blocks) <= 9000
     right = 0
     for number in range(9000, 12_000, 30):
         found = await index.search(SCOPE, near(stored[number], 0.9, number), 5, 1.0)
@@ -149,6 +149,46 @@ async def test_memory_of_a_large_scope_that_is_renewed_is_freed(make: Make) -> N
     assert right >= 98, "recall@1 of .98"
     assert partition.graph is not None
     assert len(partition.graph) <= 3000
+
+
+async def test_memory_of_what_is_removed_here_and_there_is_freed(make: Make) -> None:
+    """The rest of a block that is mostly gaps moves, and is found where it went."""
+    index, stored = make(), vectors(6000)
+    for number, vector in enumerate(stored):
+        await index.add(question(number, created=float(number)), vector)
+    kept = range(0, 6000, 20)
+    for number in range(6000):
+        if number not in kept:
+            await index.remove(f"{number:064d}")
+    partition = index._partitions[SCOPE]
+    assert (len(index), partition.live) == (300, 300)
+    assert len(partition.blocks) == 1, "the last one"
+    for number in kept:
+        [found] = await index.search(SCOPE, stored[number], 1, 1.0)
+        assert found.digest == f"{number:064d}"
+    assert await index.older(100.0, 9) == [(f"{number:064d}", SCOPE) for number in range(0, 100, 20)], "the order stays"
+
+
+async def test_far_neighbours_are_found_among_vectors_that_have_nothing_in_common(make: Make) -> None:
+    """The hard case: uniformly random vectors, and more of them than are scanned one by one."""
+    index, stored = make(), vectors(20_000)
+    for number, vector in enumerate(stored):
+        await index.add(question(number, expires=5.0 if number % 100 == 0 else None), vector)
+    right = 0
+    for number in range(1, 20_000, 99):
+        found = await index.search(SCOPE, near(stored[number], 0.7, number), 1, 9.0)
+        right += found[0].digest == f"{number:064d}" or number % 100 == 0
+    assert right >= 200, "recall@1 of .99"
+
+
+async def test_many_equal_vectors_do_not_make_a_search_long(make: Make) -> None:
+    """All have the same signs: as many are scored as usual, no more."""
+    index, vector = make(), vectors(1)[0]
+    for number in range(5000):
+        await index.add(question(number, expires=5.0 if number < 4500 else None), vector)
+    assert len(await index.search(SCOPE, vector, 5, 1.0)) == 5
+    found = await index.search(SCOPE, vector, 500, 9.0)
+    assert sorted(one.digest for one in found) == [f"{number:064d}" for number in range(4500, 5000)]
 
 
 async def test_graphs_are_searched_and_grow_off_the_loop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +208,7 @@ async def test_graphs_are_searched_and_grow_off_the_loop(make: Make, monkeypatch
             return super().remove(*args, **options)
 
     monkeypatch.setattr(memory, "Graph", Watched)
-    index, stored = make(exact_limit=100), vectors(1000)
+    index, stored = make(scan_limit=100), vectors(1000)
     for number, vector in enumerate(stored):
         await index.add(question(number), vector)
     await grown(index)
@@ -189,17 +229,20 @@ async def test_old_ones_are_told(make: Make) -> None:
 
 async def test_vectors_come_back_from_their_file(make: Make, tmp_path: Path) -> None:
     path, stored = tmp_path / "deep" / "vectors", vectors(400)
-    index = make(path=path, exact_limit=100)
+    index = make(path=path, scan_limit=100)
     for number, vector in enumerate(stored):
         await index.add(question(number, expires=None if number else 5.0), vector)
     await index.remove(f"{7:064d}")
     await index.aclose()
-    again = make(path=path, exact_limit=100)
+    again = make(path=path, scan_limit=100)
     for number in (0, 7, 8, 399):
         found = await again.search(SCOPE, stored[number], 1, 1.0)
         assert (found[0].digest == f"{number:064d}") is (number != 7)
     assert (await again.search(SCOPE, stored[0], 1, 6.0))[0].digest != f"{0:064d}"
     assert len(again) == 399
+    few = make(path=path, max_vectors=10)
+    assert (await few.search(SCOPE, stored[399], 1, 1.0))[0].digest == f"{399:064d}"
+    assert len(few) == 10
     assert [file.name for file in path.parent.iterdir()] == ["vectors"]
 
 
@@ -250,7 +293,7 @@ async def test_vectors_of_another_size_and_use_after_closing_are_refused(make: M
         await index.search(SCOPE, vectors(1)[0], 1, 0.0)
 
 
-@pytest.mark.parametrize("options", [{"max_vectors": 0}, {"exact_limit": True}, {"save_every": 0}])
+@pytest.mark.parametrize("options", [{"max_vectors": 0}, {"scan_limit": True}, {"save_every": 0}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         MemoryIndex(**options)

@@ -19,6 +19,7 @@ try:
     import numpy as np
     from numpy.typing import NDArray
     from safetensors import safe_open
+    from threadpoolctl import ThreadpoolController
     from tokenizers import Tokenizer
 except ImportError as error:
     raise ConfigError(f"a local embedding model needs the extra asynccache[semantic]: {error}") from error
@@ -45,6 +46,7 @@ class LocalEmbedder(InThread):
         super().__init__()
         self.folder = Path(folder)
         self._model: _Bert | None = None
+        self._threads: Any = None
 
     def __repr__(self) -> str:
         return f"LocalEmbedder({str(self.folder)!r})"
@@ -55,7 +57,10 @@ class LocalEmbedder(InThread):
                 self._model = _Bert(self.folder)
             except Exception as error:  # files, JSON, tensors: whatever is wrong with them, there is no model
                 raise EmbeddingError(f"no model that can be used in {self.folder}: {error!r}") from error
-        return self._model.encode(texts)
+            self._threads = ThreadpoolController()
+        # More would wait for each other, spinning, where the cores are not theirs alone: for a hundred times as long.
+        with self._threads.limit(limits=1, user_api="blas"):
+            return self._model.encode(texts)
 
 
 class _Bert:

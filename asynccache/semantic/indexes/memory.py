@@ -1,8 +1,10 @@
 """Vectors in this process's memory.
 
-A small partition is scanned: exact, and done before a thread would have been woken. A large one has an HNSW graph
-(Malkov and Yashunin, 2016) of usearch, over vectors of one byte a number; what it finds is scored again with the
-vectors themselves. Of the libraries with wheels for all Pythons, usearch is the one that frees what is removed.
+A partition is scanned. Where it is not small, first by one bit a number, its sign: what has the most signs in common
+is scored with the vectors themselves. For 100,000 vectors that takes as long as an HNSW graph does, finds more (a graph
+loses itself among vectors that have little to do with each other), and costs nothing when one is added. A very large
+partition has a graph all the same (Malkov and Yashunin, 2016), of usearch, over one byte a number, scored again
+likewise. Of the libraries with wheels for all Pythons, usearch is the one that frees what is removed.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 from math import inf
 from pathlib import Path
+from struct import Struct
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 from zlib import crc32
 
 import orjson
@@ -37,15 +43,24 @@ T = TypeVar("T")
 logger = logging.getLogger("asynccache")
 
 NAME = "semantic"
-MAGIC = b"ACV\x01"
+MAGIC = b"ACV\x02"
 
-_ROWS = 2048  # of a block: one is never copied once it has so many
+_ROWS = 8192  # of a block at most
 _FIRST_ROWS = 8
+_AT_ONCE = 256  # rows that are scanned on the event loop: sooner done than a thread is woken
+_PLAINLY = 2048  # rows that are scanned by their vectors alone
+_SAME_SIGNS = 256  # rows that are scored after a scan by signs, at least: those order close ones wrongly
+_SAMPLED = 4  # one row in so many tells how alike they are
+_MOVED = 16  # places of a block with many gaps that are looked at whenever a row goes
 _CONNECTIVITY = 16
 _EFFORT_TO_ADD = 128
-_EFFORT_TO_SEARCH = 96
-_RESCORED = 32  # at least: a byte a number orders close ones wrongly
+_EFFORT_TO_SEARCH = 128
+_RESCORED = 32  # after a search of a graph, at least: a byte a number orders close ones wrongly
 _CHUNK = 32  # vectors that are put into a graph before others get their turn
+_SECTION = 512  # vectors of a part of the file: JSON lets no other thread run
+_MOST = 2**30  # bytes of one: else it is none
+_CRC = Struct("<I")
+_SIZES = Struct("<III")
 _GONE = -inf  # the end of a row that was removed
 
 
@@ -56,7 +71,7 @@ class MemoryIndex:
                  and on closing, and read from at the first use. One that cannot be read is as good as none. It is one
                  process's own.
     max_vectors: beyond it the oldest leave.
-    exact_limit: a partition with no more vectors is scanned.
+    scan_limit:  a partition with more vectors has a graph.
 
     Raises ConfigError for an option that makes no sense. May be used from several event loops and threads.
     """
@@ -67,10 +82,10 @@ class MemoryIndex:
         path: str | os.PathLike[str] | None = None,
         save_every: float = 60.0,
         max_vectors: int = 100_000,
-        exact_limit: int = 2048,
+        scan_limit: int = 200_000,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, value in {"max_vectors": max_vectors, "exact_limit": exact_limit}.items():
+        for name, value in {"max_vectors": max_vectors, "scan_limit": scan_limit}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r}: a whole number, 1 or more, is wanted")
         if isinstance(save_every, bool) or not isinstance(save_every, int | float) or not save_every > 0:
@@ -78,13 +93,16 @@ class MemoryIndex:
         self._path = None if path is None else Path(path)
         self._save_every = save_every
         self._max = max_vectors
-        self._exact_limit = exact_limit
+        self._scan_limit = scan_limit
         self._monotonic = monotonic
         # Held while rows change, and never for longer than that takes: the event loop waits for it. Only the one
         # thread touches graphs.
         self._lock = Lock()
         self._partitions: dict[str, _Partition] = {}
-        self._rows: dict[str, tuple[_Partition, int]] = {}  # digest → where; the oldest first
+        # Digest → where, as one number, the oldest first. Numbers and texts alone for each row: of anything else the
+        # garbage collector would look at every one, and for 100,000 rows stop the process for a tenth of a second.
+        self._rows: dict[str, int] = {}
+        self._blocks: WeakValueDictionary[int, _Block] = WeakValueDictionary()
         self._size = 0
         self._pool_lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -108,9 +126,9 @@ class MemoryIndex:
         if partition is None:
             return []
         self._check_size(vector)
-        if partition.graph is None and partition.used <= self._exact_limit:
-            return self._view(partition).scan(0, vector, count, now)
-        return await self._in_thread(self._search_graph, partition, vector, count, now)
+        if partition.graph is None and partition.used <= _AT_ONCE:
+            return self._view(partition).scan(vector, count, now)
+        return await self._in_thread(self._search, partition, vector, count, now)
 
     async def add(self, question: Question, vector: Vector) -> Sequence[str]:
         """As `Index.add`. Raises as `search` does."""
@@ -119,17 +137,14 @@ class MemoryIndex:
         with self._lock:
             self._size = vector.size
             self._release(question.digest)
-            partition = self._partitions.get(question.scope)
-            if partition is None:
-                partition = self._partitions[question.scope] = _Partition(question.scope)
-            self._rows[question.digest] = partition, partition.append(question, vector)
+            partition = self._append(question, vector)
             left = []
             while len(self._rows) > self._max:
                 left.append(next(iter(self._rows)))
                 self._release(left[-1])
             self._changed = True
             due = self._path is not None and self._monotonic() - self._saved >= self._save_every
-            grows = partition.live > self._exact_limit and not partition.growing
+            grows = partition.live > self._scan_limit and not partition.growing
             partition.growing = partition.growing or grows
         if grows:
             self._submit(self._grow, partition)
@@ -162,9 +177,7 @@ class MemoryIndex:
         self._closed = True
         if self._pool is not None:
             await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
-        with self._lock:
-            self._partitions.clear()
-            self._rows.clear()
+        self._forget()
 
     # -- threads --------------------------------------------------------------------------------------
 
@@ -201,17 +214,39 @@ class MemoryIndex:
         if self._size not in (0, vector.size):
             raise EmbeddingError(f"a vector of {vector.size} numbers among those of {self._size}", backend=NAME)
 
-    def _release(self, digest: str) -> None:
-        partition, row = self._rows.pop(digest, (None, 0))
+    def _forget(self) -> None:
+        with self._lock:
+            self._partitions.clear()
+            self._rows.clear()
+            self._size = 0
+
+    def _append(self, question: Question, vector: Vector) -> _Partition:
+        partition = self._partitions.get(question.scope)
         if partition is None:
+            partition = self._partitions[question.scope] = _Partition(question.scope)
+        self._keep(question.digest, *partition.append(question, vector))
+        return partition
+
+    def _keep(self, digest: str, block: _Block, place: int) -> None:
+        self._blocks[block.number] = block
+        self._rows[digest] = block.number * _ROWS + place
+
+    def _at(self, row: int) -> tuple[_Block, int]:
+        number, place = divmod(row, _ROWS)
+        return self._blocks[number], place
+
+    def _release(self, digest: str) -> None:
+        row = self._rows.pop(digest, None)
+        if row is None:
             return
         self._changed = True
-        partition.release(row)
+        block, place = self._at(row)
+        partition = block.partition
+        partition.release(block, place)
         if not partition.live:
             del self._partitions[partition.scope]
-        elif partition.graph is None and not partition.growing and partition.used > 2 * partition.live + _FIRST_ROWS:
-            for digest, row in partition.compact():
-                self._rows[digest] = partition, row  # in the place in the order that it has
+        for moved, block, place in partition.close_gaps(_MOVED):
+            self._keep(moved, block, place)  # in the place in the order that it has
 
     # -- in the thread --------------------------------------------------------------------------------
 
@@ -219,18 +254,18 @@ class MemoryIndex:
         with self._lock:
             return partition.view()
 
-    def _search_graph(self, partition: _Partition, vector: Vector, count: int, now: float) -> list[Candidate]:
+    def _search(self, partition: _Partition, vector: Vector, count: int, now: float) -> list[Candidate]:
         wanted = max(_RESCORED, 4 * count)
         while (graph := partition.graph) is not None and wanted < len(graph):
             partition.prune()
             rows = graph.search(vector, wanted).keys.tolist()
             view, indexed = self._view(partition), partition.indexed
-            near = view.score(rows, vector, now)[:count]
+            near = view.score(rows, vector, count, now)
             if len(near) == count:
-                tail = view.scan(indexed, vector, count, now)
+                tail = view.scan(vector, count, now, start=indexed)
                 return sorted([*near, *tail], key=lambda one: -one.similarity)[:count]
             wanted *= 4  # expired ones must not hide those that live
-        return self._view(partition).scan(0, vector, count, now)
+        return self._view(partition).scan(vector, count, now)
 
     def _older(self, than: float, count: int) -> list[tuple[str, str]]:
         old = ((one.digest, one.scope) for one, _ in self._all() if one.created < than)
@@ -243,7 +278,7 @@ class MemoryIndex:
         for start in range(0, len(digests), _CHUNK):
             with self._lock:
                 rows = [self._rows[digest] for digest in digests[start : start + _CHUNK] if digest in self._rows]
-                chunk = [(partition.questions[row], partition.vector(row)) for partition, row in rows]
+                chunk = [(block.question(place), block.vectors[place]) for block, place in map(self._at, rows)]
             yield from chunk
 
     def _grow(self, partition: _Partition) -> None:
@@ -252,7 +287,7 @@ class MemoryIndex:
             partition.index(_CHUNK, self._lock)
         finally:
             with self._lock:
-                partition.growing = partition.indexed < partition.used and partition.live > 0 and not self._closed
+                partition.growing = partition.indexed < partition.rows and partition.live > 0 and not self._closed
                 again = partition.growing
         if again:
             try:
@@ -263,21 +298,21 @@ class MemoryIndex:
     # -- the file -------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Magic, CRC-32 of what follows, length of the head, head (JSON), vectors; in the place of the old file."""
+        """In the place of the old file: magic, then sections. Each has the CRC-32 of the rest of it, how many vectors
+        it has and of how many numbers, the length of its head, its head (the questions, as JSON), and the vectors."""
         assert self._path is not None
         try:
             self._changed = False
-            kept = list(self._all())
-            head = orjson.dumps([self._size, [tuple(question) for question, _ in kept]])
-            vectors = [vector.tobytes() for _, vector in kept]
-            parts = [len(head).to_bytes(4, "little"), head, *vectors]
-            checksum = 0
-            for part in parts:
-                checksum = crc32(part, checksum)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
             with fresh.open("wb") as file:
-                file.writelines([MAGIC, checksum.to_bytes(4, "little"), *parts])
+                file.write(MAGIC)
+                rows = self._all()
+                while section := list(islice(rows, _SECTION)):
+                    head = orjson.dumps([tuple(question) for question, _ in section])
+                    sizes = _SIZES.pack(len(section), self._size, len(head))
+                    rest = b"".join([sizes, head, *(vector.tobytes() for _, vector in section)])
+                    file.write(_CRC.pack(crc32(rest)) + rest)
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
@@ -293,115 +328,183 @@ class MemoryIndex:
             return  # another has, while this one waited
         assert self._path is not None
         try:
-            data = self._path.read_bytes()
+            with self._path.open("rb") as file:
+                for questions, vectors in _sections(file):
+                    with self._lock:
+                        self._size = vectors.shape[1]
+                        for question, vector in zip(questions, vectors, strict=True):
+                            self._append(question, vector)
         except FileNotFoundError:
-            self._loaded = True
-            return
+            pass
         except OSError as error:
+            self._forget()
             raise BackendUnavailable(f"{self._path}: {error.strerror}", backend=NAME) from error
-        try:
-            if data[:4] != MAGIC or crc32(memoryview(data)[8:]) != int.from_bytes(data[4:8], "little"):
-                raise ValueError("torn, or no file of vectors of this version")
-            start = 12 + int.from_bytes(data[8:12], "little")
-            size, questions = orjson.loads(data[12:start])
-            vectors = np.frombuffer(data, np.float32, offset=start).reshape(len(questions), size or 1)
         except ValueError as error:
             logger.warning("the vectors in %s cannot be read, and are made anew: %s", self._path, error)
-            self._loaded = True
-            return
+            self._forget()
         with self._lock:
-            self._size = size
-            for fields, vector in zip(questions, vectors, strict=True):
-                question = Question(*fields)
-                partition = self._partitions.setdefault(question.scope, _Partition(question.scope))
-                self._rows[question.digest] = partition, partition.append(question, vector)
+            while len(self._rows) > self._max:
+                self._release(next(iter(self._rows)))
             for partition in self._partitions.values():
-                if partition.live > self._exact_limit:
+                if partition.live > self._scan_limit:
                     partition.growing = True
                     self._submit(self._grow, partition)
             self._loaded = True
 
 
-class _Partition:
-    """The vectors of one scope. Rows are appended, and never written again until all of their block are gone.
+def _sections(file: BinaryIO) -> Iterator[tuple[list[Question], Any]]:
+    """Raises ValueError for what `_save` has not written so."""
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ValueError("no file of vectors of this version")
+    while start := file.read(_CRC.size + _SIZES.size):
+        if len(start) < _CRC.size + _SIZES.size:
+            raise ValueError("torn")
+        count, size, length = _SIZES.unpack_from(start, _CRC.size)
+        rest = file.read(min(length + count * size * 4, _MOST))
+        if crc32(rest, crc32(start[_CRC.size :])) != _CRC.unpack_from(start)[0]:
+            raise ValueError("torn")
+        questions = [Question(*fields) for fields in orjson.loads(rest[:length])]
+        yield questions, np.frombuffer(rest, np.float32, offset=length).reshape(count, size)
 
-    questions: by row; None for one that was removed.
-    used:      rows that were ever appended. live: those that were not removed.
-    indexed:   rows before this one are in the graph, if they live.
-    growing:   rows are being put into the graph.
+
+class _Block:
+    """Rows of a partition, which never grows: the next block does. A row is written once.
+
+    number:    of this block among all that there ever were.
+    first:     the number of its first row: rows of a partition are numbered, without an end.
+    used:      rows so far. alive: those of them that were not removed.
+    digests:   None for a row that was removed.
+    codes:     of each row the signs, 64 in a word; the words of one row are in one column.
+    ends:      when the rows expire. soonest: no later than the first of them.
+    passed:    rows before this one have been moved to another block.
+    """
+
+    _numbers = count()
+
+    def __init__(self, partition: _Partition, first: int, rows: int, size: int) -> None:
+        self.partition = partition
+        self.number = next(self._numbers)
+        self.first = first
+        self.used = 0
+        self.alive = 0
+        self.passed = 0
+        self.digests: list[str | None] = []
+        self.texts: list[str] = []
+        self.vectors: Any = np.empty((rows, size), np.float32)
+        self.codes: Any = np.empty((-(-size // 64), rows), np.uint64)
+        self.created: Any = np.empty(rows)
+        self.ends: Any = np.full(rows, _GONE)
+        self.soonest = inf
+
+    @property
+    def full(self) -> bool:
+        return self.used == len(self.vectors)
+
+    @property
+    def sparse(self) -> bool:
+        return self.full and 2 * self.alive < self.used
+
+    def append(self, question: Question, vector: Vector) -> int:
+        place = self.used
+        self.vectors[place] = vector
+        self.codes[:, place] = _signs(vector)
+        self.created[place] = question.created
+        end = inf if question.expires is None else question.expires
+        self.ends[place] = end
+        self.soonest = min(self.soonest, end)
+        self.digests.append(question.digest)
+        self.texts.append(question.text)
+        self.alive += 1
+        self.used += 1  # last: who scans goes by it
+        return place
+
+    def release(self, place: int) -> None:
+        self.digests[place] = None
+        self.texts[place] = ""
+        self.ends[place] = self.soonest = _GONE
+        self.alive -= 1
+
+    def question(self, place: int) -> Question:
+        digest, end = self.digests[place], float(self.ends[place])
+        assert digest is not None
+        created = float(self.created[place])
+        return Question(self.partition.scope, digest, self.texts[place], created, None if end == inf else end)
+
+
+class _Partition:
+    """The vectors of one scope, in blocks of which each is as large as all before it, so that none is ever copied.
+
+    used:    rows in its blocks. live: those of them that were not removed.
+    rows:    rows that were ever appended: the number of the next one.
+    indexed: rows before this one are in the graph, if they live.
+    growing: rows are being put into the graph.
     """
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
-        self.questions: list[Any] = []
+        self.blocks: list[_Block] = []
+        self.used = 0
         self.live = 0
+        self.rows = 0
         self.indexed = 0
         self.growing = False
         self.graph: Graph | None = None
-        self._blocks: list[Any] = []  # None: all of its rows are gone
-        self._ends: list[Any] = []  # when the rows of a block expire
-        self._alive: list[int] = []  # rows of a block that are not gone
+        self._sparse: deque[_Block] = deque()  # full once, and more than half of their rows gone
         self._removed: list[int] = []  # rows that are still in the graph
 
-    @property
-    def used(self) -> int:
-        return len(self.questions)
-
-    def append(self, question: Question, vector: Vector) -> int:
-        row = self.used
-        block, place = divmod(row, _ROWS)
-        if block == len(self._blocks):
-            rows = _FIRST_ROWS if block == 0 else _ROWS
-            self._blocks.append(np.empty((rows, vector.size), np.float32))
-            self._ends.append(np.full(rows, _GONE))
-            self._alive.append(0)
-        elif self._blocks[block] is None:  # all gone, before it was full
-            self._blocks[block] = np.empty((_ROWS, vector.size), np.float32)
-            self._ends[block] = np.full(_ROWS, _GONE)
-        elif place == len(self._blocks[block]):
-            self._blocks[block] = np.concatenate([self._blocks[block], np.empty_like(self._blocks[block])])
-            self._ends[block] = np.concatenate([self._ends[block], np.full(place, _GONE)])
-        self._blocks[block][place] = vector
-        self._ends[block][place] = inf if question.expires is None else question.expires
-        self._alive[block] += 1
-        self.questions.append(question)
+    def append(self, question: Question, vector: Vector) -> tuple[_Block, int]:
+        if not self.blocks or self.blocks[-1].full:
+            rows = min(_ROWS, max(_FIRST_ROWS, self.live))
+            self.blocks.append(_Block(self, self.rows, rows, vector.size))
+        block = self.blocks[-1]
+        self.used += 1
         self.live += 1
-        return row
+        self.rows += 1
+        return block, block.append(question, vector)
 
-    def release(self, row: int) -> None:
-        block, place = divmod(row, _ROWS)
-        self.questions[row] = None
-        self._ends[block][place] = _GONE
+    def release(self, block: _Block, place: int) -> None:
+        block.release(place)
         self.live -= 1
-        self._alive[block] -= 1
-        if row < self.indexed:
-            self._removed.append(row)
-        if not self._alive[block]:
-            self._blocks[block] = self._ends[block] = None
+        if block.first + place < self.indexed:
+            self._removed.append(block.first + place)
+        if not block.alive and block.full:
+            self.blocks.remove(block)
+            self.used -= block.used
+            if block in self._sparse:
+                self._sparse.remove(block)
+        elif block.sparse and block not in self._sparse:
+            self._sparse.append(block)
 
-    def compact(self) -> Iterator[tuple[str, int]]:
-        """Close the gaps, where there is no graph: the new row of each digest."""
-        kept = [(question, self.vector(row)) for row, question in enumerate(self.questions) if question is not None]
-        self.__init__(self.scope)  # type: ignore[misc]
-        for question, vector in kept:
-            yield question.digest, self.append(question, vector)
-
-    def vector(self, row: int) -> Vector:
-        block, place = divmod(row, _ROWS)
-        vector: Vector = self._blocks[block][place]
-        return vector
+    def close_gaps(self, count: int) -> Iterator[tuple[str, _Block, int]]:
+        """Move rows of blocks that are mostly gaps to the end, so that those blocks go: each digest, and where it is
+        now. So many places are looked at. Who scans just then may miss one that moves."""
+        for _ in range(count):
+            if not self._sparse:
+                return
+            block = self._sparse[0]
+            place, digest = block.passed, block.digests[block.passed]
+            block.passed += 1
+            if digest is not None:
+                yield digest, *self.append(block.question(place), block.vectors[place])
+                self.release(block, place)
 
     def view(self) -> _View:
-        return _View(self.questions, list(self._blocks), list(self._ends), self.used)
+        return _View([(block, block.used) for block in self.blocks])
 
     def index(self, count: int, lock: Lock) -> None:
         """Put at most so many rows more into the graph."""
         self.prune()
         with lock:
-            rows = range(self.indexed, min(self.indexed + count, self.used))
-            there = [row for row in rows if self.questions[row] is not None]
-            vectors = [self.vector(row) for row in there]
-        if there:
+            start, end = self.indexed, min(self.indexed + count, self.rows)
+            found = [
+                (block.first + place, block, place)
+                for block in self.blocks
+                if block.first < end and block.first + block.used > start
+                for place in range(max(start - block.first, 0), min(end - block.first, block.used))
+                if block.digests[place] is not None
+            ]
+            vectors = [block.vectors[place] for _, block, place in found]
+        if found:
             if self.graph is None:
                 self.graph = Graph(
                     ndim=vectors[0].size,
@@ -411,10 +514,10 @@ class _Partition:
                     expansion_add=_EFFORT_TO_ADD,
                     expansion_search=_EFFORT_TO_SEARCH,
                 )
-            self.graph.add(np.array(there, np.uint64), np.stack(vectors), threads=1)
+            self.graph.add(np.array([row for row, _, _ in found], np.uint64), np.stack(vectors), threads=1)
         with lock:
-            self.indexed = rows.stop
-            self._removed += [row for row in there if self.questions[row] is None]
+            self.indexed = end
+            self._removed += [row for row, block, place in found if block.digests[place] is None]
 
     def prune(self) -> None:
         """Take out of the graph what was removed."""
@@ -425,39 +528,79 @@ class _Partition:
 class _View(NamedTuple):
     """The rows of a partition at one moment. It is read without a lock: rows are never written again."""
 
-    questions: list[Any]
-    blocks: list[Any]
-    ends: list[Any]
-    used: int
+    blocks: list[tuple[_Block, int]]
 
-    def scan(self, start: int, vector: Vector, count: int, now: float) -> list[Candidate]:
-        """The nearest of the rows from `start` on."""
-        found: list[tuple[float, int]] = []
-        for number in range(start // _ROWS, len(self.blocks)):
-            block = self.blocks[number]
-            if block is None:
-                continue
-            first = max(start - number * _ROWS, 0)
-            last = min(self.used - number * _ROWS, len(block))
-            scores = np.vecdot(block[first:last], vector)  # `@` would wake other threads, and wait for them
-            scores[self.ends[number][first:last] <= now] = -inf
-            best = np.argpartition(scores, -count)[-count:] if count < len(scores) else range(len(scores))
-            found += [(float(scores[at]), number * _ROWS + first + int(at)) for at in best if scores[at] > -inf]
-        found.sort(reverse=True)
-        return self._candidates(found[:count])
-
-    def score(self, rows: list[int], vector: Vector, now: float) -> list[Candidate]:
-        """Those of these rows that are still there and have not expired, the nearest first."""
-        places = [(row, *divmod(row, _ROWS)) for row in rows if row < self.used]
-        alive = [at for at in places if self.blocks[at[1]] is not None and self.ends[at[1]][at[2]] > now]
-        if not alive:
-            return []
-        scores = np.vecdot(np.stack([self.blocks[block][place] for _, block, place in alive]), vector)
-        return self._candidates([(float(scores[at]), alive[at][0]) for at in np.argsort(-scores)])
-
-    def _candidates(self, found: list[tuple[float, int]]) -> list[Candidate]:
-        asked = [(self.questions[row], score) for score, row in found]
-        # One that was removed meanwhile is none.
-        return [
-            Candidate(one.digest, one.text, min(score, 1.0), one.created) for one, score in asked if one is not None
+    def scan(self, vector: Vector, count: int, now: float, start: int = 0) -> list[Candidate]:
+        """The nearest of the rows from this number on."""
+        parts = [
+            (block, np.arange(max(start - block.first, 0), used))
+            for block, used in self.blocks
+            if block.first + used > start
         ]
+        if sum(len(places) for _, places in parts) > _PLAINLY:
+            parts = _alike(parts, _signs(vector), max(_SAME_SIGNS, 4 * count), now)
+        return _nearest(parts, vector, count, now)
+
+    def score(self, rows: Iterable[int], vector: Vector, count: int, now: float) -> list[Candidate]:
+        """The nearest of the rows with these numbers, as far as they are still there."""
+        firsts = [block.first for block, _ in self.blocks]
+        places: list[list[int]] = [[] for _ in firsts]
+        for row in rows:
+            at = bisect_right(firsts, row) - 1
+            if at >= 0 and row - firsts[at] < self.blocks[at][1]:
+                places[at].append(row - firsts[at])
+        parts = [(block, np.array(some)) for (block, _), some in zip(self.blocks, places, strict=True) if some]
+        return _nearest(parts, vector, count, now)
+
+
+_Parts = list[tuple[_Block, Any]]  # blocks, and which of their rows
+
+
+def _alike(parts: _Parts, signs: Any, count: int, now: float) -> _Parts:
+    """Of these rows about `count`, whose signs are the most alike."""
+    far = 64 * len(signs) + 1
+    found = []
+    for block, places in parts:
+        some = slice(int(places[0]), int(places[-1]) + 1)  # those of a scan have no gaps
+        apart = np.bitwise_count(block.codes[:, some] ^ signs[:, None]).sum(0, dtype=np.uint16)
+        if block.soonest <= now:
+            apart[block.ends[some] <= now] = far
+        found.append(apart)
+    apart = np.concatenate(found)
+    sampled = np.bincount(apart[::_SAMPLED], minlength=far)[:far]
+    limit = np.searchsorted(np.cumsum(sampled), count / _SAMPLED)
+    rows = np.flatnonzero(apart <= min(int(limit), far - 1))
+    if len(rows) > 2 * count:  # many that are equally far away
+        rows = np.sort(rows[np.argpartition(apart[rows], count)[:count]])
+    ends = np.cumsum([len(some) for some in found])
+    cut = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    return [
+        (block, places[some - before])
+        for (block, places), some, before in zip(parts, cut, [0, *ends[:-1].tolist()], strict=True)
+        if len(some)
+    ]
+
+
+def _nearest(parts: _Parts, vector: Vector, count: int, now: float) -> list[Candidate]:
+    """The nearest of these rows that are there and have not expired."""
+    found: list[tuple[float, int, int]] = []
+    for number, (block, places) in enumerate(parts):
+        scores = np.vecdot(block.vectors[places], vector)  # `@` would wake other threads, and wait for them
+        scores[block.ends[places] <= now] = -inf
+        best = np.argpartition(scores, -count)[-count:] if count < len(scores) else range(len(scores))
+        found += [(float(scores[at]), number, int(places[at])) for at in best if scores[at] > -inf]
+    found.sort(reverse=True)
+    candidates = []
+    for score, number, place in found[:count]:
+        block = parts[number][0]
+        text, digest = block.texts[place], block.digests[place]
+        if digest is not None:  # else it was removed meanwhile
+            candidates.append(Candidate(digest, text, min(score, 1.0), float(block.created[place])))
+    return candidates
+
+
+def _signs(vector: Vector) -> Any:
+    """A bit for each number, in whole words."""
+    bits = np.zeros(-(-vector.size // 64) * 8, np.uint8)
+    bits[: -(-vector.size // 8)] = np.packbits(vector > 0)
+    return bits.view(np.uint64)
