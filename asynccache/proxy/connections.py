@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asynccache.proxy.settings import Proxy
 
+_MOST_CORKED = 64 * 2**10
 _REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -46,6 +47,55 @@ class _Unheard(list[Any]):
         pass
 
 
+class Corked(asyncio.Transport):
+    """A transport that sends what is written in one turn of the loop as one. uvicorn writes the head of an answer and
+    its body apart: that would be two system calls, each of which costs as much as finding the answer."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        if not self._pieces:
+            self._loop.call_soon(self.flush)
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= _MOST_CORKED:  # whoever writes on and on has to be told when it is too much
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pieces:
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            if not self._transport.is_closing():
+                self._transport.writelines(pieces)
+
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._pieces, self._size = [], 0
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """A client's. The time for a head begins with its first byte, so that a head which comes whole costs no timer."""
 
@@ -59,7 +109,7 @@ class Connection(HttpToolsProtocol):
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Corked(transport, self.loop))
         if len(self.connections) > self.limits.max_connections:
             self._refuse(503, "there are too many connections", "too_many_connections")
             return
