@@ -17,6 +17,8 @@ from asynccache.errors import BackendClosed
 
 logger = logging.getLogger("asynccache")
 
+_FEW = 64
+_SHARE = 8
 _MOST_BYTES = 4 * 1024 * 1024  # of one pipeline of writes, unless a single one is larger: all of it has one deadline
 
 
@@ -55,6 +57,9 @@ def _settle(future: asyncio.Future[Any], reply: Any, failures: Failures) -> None
 class Reads:
     """Values by name. Equal names that gather are asked once.
 
+    A batch is of 64 names, so that those of one are answered while the next is on its way; or of an eighth of all that
+    wait, when that is more.
+
     lines: at most so many batches are under way at the same time. When all are, the next one grows.
     multi: many names are one MGET; otherwise a pipeline of GETs, for a server that refuses names of several slots.
     """
@@ -63,6 +68,7 @@ class Reads:
         self._loop = asyncio.get_running_loop()
         self._failures = failures
         self._max_batch = max_batch
+        self._few = min(_FEW, max_batch)
         self._multi = multi
         self._lines = [Line(source, failures.patience) for _ in range(lines)]
         self._asked: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
@@ -80,7 +86,7 @@ class Reads:
             waiting.append(future)
             return future
         asked[name] = [future]
-        if len(asked) > self._waking * self._max_batch and self._lines:
+        if len(asked) > self._waking * self._few and self._lines:
             self._waking += 1
             self._drivers.start(self._drive(self._lines.pop()))
         return future
@@ -94,9 +100,10 @@ class Reads:
             self._lines.append(line)
 
     def _take(self) -> dict[bytes, list[asyncio.Future[bytes | None]]]:
-        """The first of those asked for, at most `max_batch` of them, without those nobody waits for any more."""
+        """The first of those asked for, without those nobody waits for any more."""
         asked = self._asked
-        if len(asked) <= self._max_batch:
+        most = max(self._few, min(len(asked) // _SHARE, self._max_batch))
+        if len(asked) <= most:
             self._asked = {}
             return {name: waiting for name, waiting in asked.items() if _waited_for(waiting)}
         batch = {}
@@ -104,7 +111,7 @@ class Reads:
             waiting = asked.pop(name)
             if _waited_for(waiting):
                 batch[name] = waiting
-                if len(batch) == self._max_batch:
+                if len(batch) == most:
                     break
         return batch
 
