@@ -32,6 +32,7 @@ except ImportError as error:
 
 NAME = "qdrant_semantic"
 
+_AT_ONCE = 8  # calls of one event loop: of each the client computes for half a millisecond, in one piece
 _SWEEP = 60.0  # seconds between two sweeps of what has expired
 
 
@@ -122,6 +123,7 @@ class _Client:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._users = 0
+        self._room = asyncio.Semaphore(_AT_ONCE)
         self._unused = asyncio.Event()
         self._unused.set()
 
@@ -129,7 +131,8 @@ class _Client:
         self._users += 1
         self._unused.clear()
         try:
-            return await getattr(self._client, verb)(**arguments)
+            async with self._room:
+                return await getattr(self._client, verb)(**arguments)
         finally:
             self._users -= 1
             if not self._users:
