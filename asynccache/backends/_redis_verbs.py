@@ -69,7 +69,7 @@ class RedisVerbs(ABC):
     async def get(self, key: CacheKey, /) -> Entry | None:
         """The entry under this key; None when there is none, or no more.
 
-        Gets of one turn of the event loop travel as one command. Raises BackendUnavailable when the server cannot
+        Gets of one turn of the event loop travel together. Raises BackendUnavailable when the server cannot
         be reached or refuses; BackendTimeout after `socket_timeout` seconds; CorruptEntry when what is there is no
         whole entry of this key; BackendClosed.
         """

@@ -32,7 +32,7 @@ class RedisBackend(RedisVerbs):
     client:           a redis.asyncio.Redis of your own, instead of all of the above. It is never closed; it belongs
                       to the event loop on which it is first used here, and each batch borrows a connection of it.
     key_prefix:       stands before the digest in the name of each key.
-    max_batch:        gets in one command, and writes in one pipeline, at most.
+    max_batch:        gets in one command, and writes in one pipeline, at most. A command has 64 gets while few wait.
     connections:      batches of gets that are under way at the same time on one event loop. One more connection is
                       for writes, and one for news while somebody watches or listens.
     socket_timeout:   seconds that an exchange with the server may take, connecting and greeting included.

@@ -561,7 +561,7 @@ async def test_look_ups_travel_as_one(redis_server: RedisServer) -> None:
     """On a store that is asked over a network, the texts of a list are one question."""
     url, prefix = redis_server.url, token_hex(4)
     embed = Embedding(type="redis", url=url, key_prefix=prefix)
-    texts = ["x" * length for length in range(1, 200)]
+    texts = ["x" * length for length in range(1, 64)]
     async with embed.cache:
         await embed(texts)
         await embed.cache.drain()
