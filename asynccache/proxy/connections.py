@@ -59,6 +59,8 @@ class Corked(asyncio.Transport):
         self._size = 0
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
+        if not data:
+            return  # asyncio's own transport never gets rid of an empty piece of several (Python 3.13)
         if not self._pieces:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
@@ -147,6 +149,10 @@ class Connection(HttpToolsProtocol):
         # It lies within what has come since it began. Only where that is more does it have to be counted.
         if self._head_bytes + self._coming > most and self._size_of_head() > most:
             self._too_large()
+            return
+        if self.parser.should_upgrade():
+            # uvicorn would drop the body, and could read what comes of it later as a request of its own.
+            self._refuse(400, "this server speaks HTTP/1.1 only: send no Upgrade header", "unsupported_upgrade")
             return
         super().on_headers_complete()
         self.headers = _Unheard()

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -58,7 +59,7 @@ _OPEN = 4096  # questions whose answer is waited for
 _EXPLORING = 60.0  # seconds that a call which explores may take
 _SAVED = 60.0  # seconds between two writes of what the policy has learned
 _BEHIND = 64  # comparisons of answers under way at the same time
-_BATCH = 256  # entries that leave together
+_BATCH = 16  # entries that leave together: look-ups want room in the store meanwhile
 _LEARNED = CacheKey(sha256(b"asynccache/semantic/learned").hexdigest())
 """Where the store keeps what the policy has learned."""
 _SURE = 0.5  # a verifier that says more holds the answer for right
@@ -245,7 +246,7 @@ class SemanticBackend:
 
     async def evict_older_than(self, seconds: float) -> int:
         """Take away all answers that have a vector and are older: for questions that drift. How many there were.
-        Raises BackendError."""
+        An answer that is stored again in the same moment may go too: that is a miss. Raises BackendError."""
         self._check_open()
         before, gone = self._clock() - seconds, 0
         while found := await self.index.older(before, _BATCH):
@@ -277,16 +278,15 @@ class SemanticBackend:
         if self._closed:
             return
         self._closed = True
-        await self._behind.aclose()
-        if self._unsaved:
-            await self._save()
-        await self.embedding.aclose()
-        if self._own is not None:
-            await self._own.aclose()
-        try:
-            await self.index.aclose()
-        finally:
-            await self.store.aclose()
+        async with AsyncExitStack() as stack:  # all of them, also when this is cancelled
+            stack.push_async_callback(self.store.aclose)
+            stack.push_async_callback(self.index.aclose)
+            if self._own is not None:
+                stack.push_async_callback(self._own.aclose)
+            stack.push_async_callback(self.embedding.aclose)
+            await self._behind.aclose()
+            if self._unsaved:
+                await self._save()
 
     # -- powers, if the store has them ----------------------------------------------------------------
 
@@ -499,13 +499,15 @@ class SemanticBackend:
     async def _save(self) -> None:
         if not isinstance(self.policy, SupportsState) or not self._recalled:
             return
-        self._saved, self._unsaved = self._clock(), 0
+        self._saved, written = self._clock(), self._unsaved
         with self._lock:
             state = self.policy.state()
         try:
             await self.store.set(_LEARNED, Entry(state, "completion", self._clock()))
         except BackendError as error:
             logger.debug("what the policy has learned was not written: %s", error)
+        else:
+            self._unsaved -= written
 
     def _is_doubted(self, waited: _Open, candidate: Candidate) -> bool:
         """Whether it is the nearest, and nothing was good enough: what a lower threshold would have served. Where

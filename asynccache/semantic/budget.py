@@ -136,7 +136,8 @@ class BudgetPolicy:
         self._fit = _Calibration(self._noise)
         self._groups = _Groups()
         self._expected = _Expectation(self._budget * PRUDENCE)
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        # By question and candidate: tenants may ask the same at the same time, and have each its own candidate.
+        self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
         self._alarm = Alarm(self._budget, alpha)
         self._bound: Bound | None = Bound(self._budget, self._explored, alpha) if self._strict else None
         self.alarms = 0
@@ -175,13 +176,13 @@ class BudgetPolicy:
         self, query: str, candidate: Candidate, equal: bool, /, *, explored: bool, digest: str | None = None
     ) -> None:
         """Take a label. Labels of one question may come in any order; of candidates that were not chosen, too."""
-        asked = self._asked.get(query)
-        chosen = asked is not None and asked.digest == candidate.digest
+        asked = self._asked.get((query, candidate.digest))
+        chosen = asked is not None
         if digest is not None and equal and (not self._noise or chosen or self._likely(query, candidate)):
             self._groups.join(digest, candidate.digest)
-        if asked is None or not chosen:
+        if asked is None:
             return
-        del self._asked[query]
+        del self._asked[query, candidate.digest]
         before = self._fit.probability(asked.values)
         self._fit.learn(asked.values, equal, 1 / asked.share if explored else 1.0)
         if asked.would_hit and explored:
@@ -191,10 +192,9 @@ class BudgetPolicy:
 
     def withdraw(self, query: str, candidate: Candidate, /) -> None:
         """The candidate was not served after all: the request is not counted, until `decide` is asked again."""
-        asked = self._asked.get(query)
-        if asked is None or asked.digest != candidate.digest:
+        asked = self._asked.pop((query, candidate.digest), None)
+        if asked is None:
             return
-        del self._asked[query]
         self._alarm.withdraw(self._noise)
         self._expected.withdraw(self._fit.probability(asked.values))
         if self._bound is not None:
@@ -259,8 +259,9 @@ class BudgetPolicy:
             self._bound = Bound(self._budget, self._explored, self._alpha)  # nothing is served until it allows to
 
     def _remember(self, query: str, asked: _Asked) -> None:
-        self._asked[query] = asked
-        self._asked.move_to_end(query)
+        place = query, asked.digest
+        self._asked[place] = asked
+        self._asked.move_to_end(place)
         if len(self._asked) > PENDING:
             self._asked.popitem(last=False)
 

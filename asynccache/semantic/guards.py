@@ -49,7 +49,7 @@ class Guard(Protocol):
 
 
 class Numbers:
-    """Amounts: 5, five, 5.0; 2k, 2,000 and two thousand; $5, 5 USD and five dollars."""
+    """Amounts: 5, five, 5.0; 2k, 2,000 and two thousand; $5, 5 USD and five dollars; -5 and minus 5."""
 
     name = "number"
     vetoes = True
@@ -57,6 +57,8 @@ class Numbers:
     def __call__(self, a: Text, b: Text, _sides: Alignment, /) -> Finding:
         if not a.numbers and not b.numbers:
             return NOTHING
+        if a.negative != b.negative and sorted(a.negative) != sorted(b.negative):
+            return Finding(CONFLICT, (_negative(a), _negative(b)))
         one, other = [value for value, _ in a.numbers], [value for value, _ in b.numbers]
         found = _compared(one, other, a.optional, b.optional)
         if found.level == OPEN and len(set(one) & set(other)) >= 2:
@@ -176,7 +178,8 @@ class Order:
 
 
 class Code:
-    """Identifiers, programming languages; and every word of a programming task: a list is not a tuple there."""
+    """Identifiers, programming languages, operators; and every word of a programming task: a list is not a tuple
+    there."""
 
     name = "code"
     vetoes = True
@@ -184,6 +187,10 @@ class Code:
     def __call__(self, a: Text, b: Text, sides: Alignment, /) -> Finding:
         if sides.left and sides.right and is_task(a) and is_task(b):
             return Finding(CONFLICT, (_words(sides.left), _words(sides.right)))
+        if a.operators != b.operators:
+            one, other = Counter(a.operators), Counter(b.operators)
+            if one - other and other - one:  # where one has none, its author may have written a word for it
+                return Finding(CONFLICT, (" ".join(a.operators), " ".join(b.operators)))
         if not a.code and not b.code and not a.languages and not b.languages:
             return NOTHING
         both = [
@@ -264,6 +271,10 @@ def _compared(left: Iterable[str], right: Iterable[str], *optional: frozenset[Ke
             if f"#{value}" not in back_b and value not in back_b
         ],
     )
+
+
+def _negative(text: Text) -> str:
+    return " ".join(f"-{digits}" for digits in text.negative)
 
 
 def _without_numbers(text: Text, other: Text) -> list[Key]:

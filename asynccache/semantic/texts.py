@@ -25,6 +25,17 @@ _TOKEN = re.compile(
     r"|[%$€£₹¥₽₩]|!=|[=<>+*/^|&~]+"
 )
 _NUMBER = re.compile(r"([$€£₹¥₽₩]?)(\d+(?:[.,:/]\d+)*)(%|[^\W\d_]*)(.*)", re.DOTALL)
+# A minus that belongs to the number after it: not that of 2016-17, of a range, or of "7 - 3".
+_NEGATIVE = re.compile(
+    r"(?:(?<![^\s(\[{|,;:=<>+*/^\"'“])[-−–]|\b(?:minus|negative)\s+)(?=[$€£₹¥₽₩]?(\d+(?:[.,]\d+)*))", re.IGNORECASE
+)
+_LEFT, _RIGHT = r"(?:(?<=[\d)\]|])|(?<=(?<![^\W\d_])[^\W\d_]))\s*", r"\s*(?=[\d(\[|]|[^\W\d_](?![^\W_]))"
+_OPERATOR = re.compile(
+    r"[=!<>]=+|<>|->|=>|[<>=*^~×÷±√]+"  # everywhere
+    rf"|{_LEFT}[-−–+/]{_RIGHT}"  # between numbers, brackets and single letters: not and/or, e-mail
+    r"|(?<!\d)(?<!\d\s)[$€£₹¥₽₩](?!\s?\d)"  # a currency of no amount
+)
+_ONE_SIGN = str.maketrans("−–×÷", "--*/")
 _QUOTED = re.compile(r"\"([^\"]{1,80})\"|“([^”]{1,80})”|«([^»]{1,80})»|`([^`]{1,80})`|(?<!\w)'([^']{2,80})'(?!\w)")
 _QUOTE_MARKS = frozenset("\"“«`'")
 _START = re.compile(r"(?:^|[.?!:;]\s+|[\"“])\s*")
@@ -101,6 +112,7 @@ class Text:
     names:     keys that have a capital which is not the sentence's.
     initials:  keys that are written in capitals only: they may stand for the initials of others.
     negations: how many words turn the meaning round; complaints: those of them that say what the asker cannot do.
+    negative:  the digits of numbers below nought; operators: of sums and comparisons, in order.
     code, quotes, languages: identifiers, quoted passages, programming languages.
     relations: key → the small words such as "from", "to" and "than" it stands after.
     joined:    key → the keys it is "and", "or"-ed with.
@@ -118,6 +130,8 @@ class Text:
     initials: frozenset[Key]
     negations: int
     complaints: int
+    negative: tuple[str, ...]
+    operators: tuple[str, ...]
     code: frozenset[str]
     quotes: frozenset[str]
     languages: frozenset[str]
@@ -509,6 +523,8 @@ class _Reader:
             initials=frozenset(self._initials),
             negations=self._negations,
             complaints=self._complaints,
+            negative=tuple(_NEGATIVE.findall(self._plain)),
+            operators=tuple([sign.strip().translate(_ONE_SIGN) for sign in _OPERATOR.findall(self._plain)]),
             code=frozenset(self._code),
             quotes=frozenset(quote for quote in quotes if quote),
             languages=frozenset(self._languages),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -362,7 +364,7 @@ class _Said(NamedTuple):
 class Followed:
     """A stream whose end is told once: (seconds, seconds to the first chunk, why it ended: see `Observation.error`)."""
 
-    __slots__ = ("_chunks", "_ended", "_first", "_start", "_told", "_usage")
+    __slots__ = ("_chunks", "_ended", "_first", "_loop", "_start", "_told", "_usage")
 
     def __init__(
         self,
@@ -372,6 +374,7 @@ class Followed:
         usage: StreamUsage | None,
     ) -> None:
         self._ended = False
+        self._loop = asyncio.get_running_loop()
         self._chunks = chunks
         self._told = told
         self._start = start
@@ -404,7 +407,12 @@ class Followed:
             self._end(LEFT)
 
     def __del__(self) -> None:
-        self._end(LEFT)  # dropped by a reader who broke off and did not close it
+        """Dropped by a reader who broke off and did not close it. That is found out anywhere, also while an observer
+        holds a lock of its own: it is told later. With a loop that was closed, nobody is."""
+        if not self._ended:
+            self._ended = True
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._told, perf_counter() - self._start, self._first, LEFT)
 
     def _end(self, error: str) -> None:
         if not self._ended:

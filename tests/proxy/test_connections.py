@@ -46,6 +46,13 @@ async def test_one_turn_one_write() -> None:
     assert wire.sent == [b"head 1 body", b"head 2 body"]
 
 
+async def test_nothing_is_not_written() -> None:
+    transport, wire = corked()
+    transport.write(b"")
+    await asyncio.sleep(0)
+    assert wire.sent == []
+
+
 async def test_what_is_large_goes_at_once() -> None:
     """Else nobody would be told that it is too much."""
     transport, wire = corked()

@@ -80,6 +80,11 @@ async def raw(served: Served, data: bytes) -> tuple[int, dict[str, object]]:
         (b"GET / HTTP/1.1\r\nx: ", 408, "request_timeout"),
         (b"what is this\r\n\r\n", 400, "invalid_request"),
         (b"GET / HTTP/1.1\r\na b: c\r\n\r\n", 400, "invalid_request"),
+        (
+            b"POST /v1/messages HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\n{}",
+            400,
+            "unsupported_upgrade",
+        ),
     ],
 )
 async def test_a_head_that_is_wrong_is_refused(limited: Served, data: bytes, status: int, code: str) -> None:

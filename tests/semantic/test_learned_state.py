@@ -12,6 +12,9 @@ import pytest
 
 from asynccache.backends.disk import DiskBackend
 from asynccache.backends.semantic import SemanticMemoryBackend
+from asynccache.errors import BackendUnavailable
+from asynccache.model import CacheKey, Entry
+from asynccache.semantic.backend import _LEARNED
 from asynccache.semantic.budget import BudgetPolicy
 from asynccache.semantic.decisions import Candidate, SupportsState
 from asynccache.semantic.policies import LayeredPolicy
@@ -138,6 +141,31 @@ async def test_it_is_written_now_and_then_for_processes_that_end_badly(tmp_path:
     assert orjson.loads(other.state())["fit"] == orjson.loads(learner.state())["fit"]
     await second.aclose()
     await backend.aclose()
+
+
+async def test_what_could_not_be_written_is_written_on_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, learner = [1000.0], policy()
+    backend = started(tmp_path, now, learner)
+    await asked(backend, 1, b'"an answer"')
+    now[0] += 61.0
+    keep = backend.store.set
+
+    async def fail(kept: CacheKey, entry: Entry, /) -> None:
+        if kept == _LEARNED:
+            raise BackendUnavailable("full")
+        await keep(kept, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.store, "set", fail)
+        for number in range(2, 6):
+            await asked(backend, number, b'"an answer of its own: %d"' % number)
+    assert await backend.store.get(_LEARNED) is None
+    await backend.aclose()
+    other = policy()
+    second = started(tmp_path, now, other)
+    await second.get(key("anything at all"))
+    assert orjson.loads(other.state())["fit"] == orjson.loads(learner.state())["fit"]
+    await second.aclose()
 
 
 async def test_a_state_that_says_nothing_is_said_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

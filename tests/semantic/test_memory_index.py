@@ -246,6 +246,15 @@ async def test_vectors_come_back_from_their_file(make: Make, tmp_path: Path) -> 
     assert [file.name for file in path.parent.iterdir()] == ["vectors"]
 
 
+async def test_a_text_that_is_none_is_written_too(make: Make, tmp_path: Path) -> None:
+    """Half of a surrogate pair: nothing else would ever be written again."""
+    path, stored = tmp_path / "vectors", vectors(1)
+    index = make(path=path)
+    await index.add(question(0)._replace(text="cut off \ud83d"), stored[0])
+    await index.aclose()
+    assert (await make(path=path).search(SCOPE, stored[0], 1, 1.0))[0].text == "cut off ?"
+
+
 async def test_they_are_written_now_and_then(make: Make, tmp_path: Path) -> None:
     now = 0.0
     path = tmp_path / "vectors"

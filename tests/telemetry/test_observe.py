@@ -113,6 +113,7 @@ async def test_a_stream_that_is_left() -> None:
     await anext(stream)
     del stream
     gc.collect()
+    await asyncio.sleep(0)
     assert [seen.error for seen in recorder.seen] == [LEFT, LEFT]
 
     reading = asyncio.Event()
@@ -132,6 +133,32 @@ async def test_a_stream_that_is_left() -> None:
     await cache.aclose()
     assert len(recorder.made) == 3
     assert all(made.usage is None for made in recorder.made)
+
+
+async def test_a_stream_that_is_found_dropped_while_an_observer_is_told() -> None:
+    """Garbage is collected anywhere: the observer is told of it when it is done with what it does."""
+
+    class Collecting(Recorder):
+        busy = False
+
+        def observe(self, seen: Observation, /) -> None:
+            assert not self.busy, "it would wait for its own lock"
+            self.busy = True
+            super().observe(seen)
+            gc.collect()
+            self.busy = False
+
+    recorder = Collecting()
+    async with Cache(observers=[recorder]) as cache:
+        ask = cache.wrap(FakeUpstream())
+        stream = await ask(**STREAM)
+        await anext(stream)
+        cycle: list[Any] = [stream]
+        cycle.append(cycle)
+        del cycle, stream
+        await ask(**ASK)
+        await asyncio.sleep(0)
+        assert [seen.error for seen in recorder.seen] == ["", LEFT]
 
 
 async def test_a_stream_that_fails() -> None:

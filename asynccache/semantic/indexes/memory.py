@@ -134,6 +134,8 @@ class MemoryIndex:
         """As `Index.add`. Raises as `search` does."""
         await self._ready()
         self._check_size(vector)
+        # A lone surrogate is no text for the file; then the question is as good as none.
+        question = question._replace(text=question.text.encode("utf-8", "replace").decode())
         with self._lock:
             self._size = vector.size
             self._release(question.digest)
