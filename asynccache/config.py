@@ -49,6 +49,7 @@ BACKEND_ALIASES = {"local": "memory", "in_memory": "memory", "dual_cache": "dual
 """Other names of backend types; dashes count as underscores."""
 
 _REDIS = {"redis_url": "url", "max_connections": "connections", "redis_flush_size": "max_batch"}
+_SEMANTIC = {"semantic_mode": "mode"}
 OPTION_ALIASES = {
     "disk": {"disk_cache_dir": "path"},
     "redis": _REDIS,
@@ -68,12 +69,16 @@ OPTION_ALIASES = {
     },
     "gcs": {"gcs_bucket_name": "bucket", "gcs_path_service_account": "service_account_file", "gcs_path": "path"},
     "azure_blob": {"azure_account_url": "account_url", "azure_blob_container": "container"},
+    # Where `Cache` is made of these options as well, "mode" is its own.
+    "semantic": _SEMANTIC,
     "redis_semantic": {
+        **_SEMANTIC,
         "redis_url": "url",
         "redis_semantic_cache_embedding_model": "embedding_model",
         "redis_semantic_cache_index_name": "index_name",
     },
     "qdrant_semantic": {
+        **_SEMANTIC,
         "qdrant_api_base": "url",
         "qdrant_api_key": "api_key",
         "qdrant_collection_name": "collection_name",
@@ -81,7 +86,7 @@ OPTION_ALIASES = {
         "qdrant_semantic_cache_embedding_model": "embedding_model",
     },
 }
-"""By backend type: the names that users of LiteLLM know → ours."""
+"""By backend type: other names, most of them those that users of LiteLLM know → ours."""
 
 TIERS = {"dual": ("l1", "l2")}
 """By backend type: the options that are backends themselves, given as such, as a type, or as a table of options."""

@@ -67,7 +67,7 @@ class QdrantSemanticBackend(SemanticBackend):
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | None = None,
+        shadow: Shadow | str | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,

@@ -37,8 +37,9 @@ class SemanticMemoryBackend(SemanticBackend):
     verifier:    an async callable, (query, stored question, stored answer) → the probability that it is right.
     verify:      "inline": nothing is served that it does not find right within `verifier_deadline` seconds;
                  "behind": it is asked behind the caller, and the policy learns from it.
-    mode:        "on"; "shadow": nothing is served by similarity, but decided and compared; "off".
-    shadow:      is told of what was decided and what the answer was.
+    mode:        "on"; "shadow": nothing is served by similarity, but decided and compared; "off". For
+                 `Cache(type=…)`, which has a mode of its own, it is `semantic_mode`.
+    shadow:      is told of what was decided and what the answer was; a path: a `ShadowLog` there.
     max_text:    characters of the longest question that is compared: embedders cut what is longer, and what they do
                  not read cannot differ.
     equal_answers: cosine from which on two answers count as equal, where no verifier is there to tell.
@@ -68,7 +69,7 @@ class SemanticMemoryBackend(SemanticBackend):
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | None = None,
+        shadow: Shadow | str | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,

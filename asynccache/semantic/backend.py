@@ -46,6 +46,7 @@ from asynccache.semantic.decisions import (
 from asynccache.semantic.embedders import DEFAULT_MODEL, OwnEmbedder
 from asynccache.semantic.embedding import Embedding
 from asynccache.semantic.indexes import Index, Question
+from asynccache.semantic.shadow import ShadowLog
 from asynccache.semantic.vectors import Vector
 
 logger = logging.getLogger("asynccache")
@@ -143,7 +144,7 @@ class SemanticBackend:
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | None = None,
+        shadow: Shadow | str | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,
@@ -187,7 +188,7 @@ class SemanticBackend:
         self._verifier = verifier
         self._verify = verify
         self._verifier_deadline = verifier_deadline
-        self._shadow = shadow
+        self._shadow: Shadow | None = ShadowLog(shadow) if isinstance(shadow, str) else shadow
         self._max_text = max_text
         self._equal_answers = equal_answers
         self._clock = clock
@@ -283,6 +284,8 @@ class SemanticBackend:
             stack.push_async_callback(self.index.aclose)
             if self._own is not None:
                 stack.push_async_callback(self._own.aclose)
+            if isinstance(self._shadow, ShadowLog):
+                stack.push_async_callback(self._shadow.flush)
             stack.push_async_callback(self.embedding.aclose)
             await self._behind.aclose()
             if self._unsaved:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from asynccache import ConfigError
+from asynccache import Cache, ConfigError, status
 from asynccache.backends.semantic import SemanticMemoryBackend
 from asynccache.cli import build_app
 from asynccache.semantic.calibration import calibrate, interval
 from asynccache.semantic.decisions import Candidate, Decision
 from asynccache.semantic.shadow import Comparison, ShadowLog, read_log
+from asynccache.testing import FakeUpstream
 from asynccache.testing.contract import entry_of
 from tests.semantic.standins import Threshold, WordEmbedder, key
 
@@ -98,6 +99,25 @@ async def test_what_a_lower_threshold_would_have_served_is_kept_down_to_a_floor(
     assert (line.query, line.stored) == ("how long do i boil an egg today", "how long do i boil an egg")
     assert (line.equal, line.served) == (True, False)
     assert 0.5 < line.similarity < 0.99
+
+
+async def test_a_cache_writes_the_log(tmp_path: Path) -> None:
+    """From its options alone, as a file has them."""
+    log = tmp_path / "log.jsonl"
+    cache = Cache(type="semantic", embedder=WordEmbedder(), semantic_mode="shadow", shadow=str(log), policy=Threshold())
+    async with cache:
+        ask = cache.wrap(FakeUpstream())
+        for text in ("what does it cost to send a parcel", "what does it cost to send the parcel"):
+            answer = await ask(model="m", messages=[{"role": "user", "content": text}])
+            assert status(answer).outcome == "miss"
+        await cache.drain()
+        assert isinstance(cache.backend, SemanticMemoryBackend)
+        await cache.backend.drain()
+    (line,) = read_log(log)
+    assert (line.query, line.stored) == (
+        "what does it cost to send the parcel",
+        "what does it cost to send a parcel",
+    )
 
 
 def test_a_threshold_that_was_too_high_is_lowered() -> None:

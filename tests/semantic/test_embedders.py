@@ -161,7 +161,13 @@ async def test_an_answer_of_another_shape_is_an_embedding_error(answer: Any) -> 
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("", "a name is wanted"), ("local:", "after 'local:'"), ("fastembed:x", r"asynccache\[fastembed\]")],
+    [
+        ("", "a name is wanted"),
+        ("local:", "after 'local:'"),
+        ("Local:/models", "did you mean 'local:/models'"),
+        ("sentence-transformer:x", "did you mean 'sentence-transformers:x'"),
+        ("fastembed:x", r"asynccache\[fastembed\]"),
+    ],
 )
 def test_a_name_that_says_nothing_is_refused(model: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastembed", None)

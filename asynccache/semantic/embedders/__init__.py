@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, Protocol, cast
 
 from asynccache.errors import ConfigError
@@ -39,8 +40,11 @@ def load(model: str, *, api_base: str | None = None, api_key: str | None = None)
     """
     if not isinstance(model, str) or not model:
         raise ConfigError(f"embedding_model={model!r}: a name is wanted, such as {DEFAULT_MODEL!r} or 'local:FOLDER'")
-    kind, _, name = model.partition(":")
+    kind, mark, name = model.partition(":")
     if kind not in _NAMED:
+        # Others may have a colon in their names: nomic-embed-text:latest.
+        if mark and (near := get_close_matches(kind.lower(), _NAMED, 1)):
+            raise ConfigError(f"embedding_model={model!r}: did you mean '{near[0]}:{name}'?")
         kind, name = "openai", model
     if not name:
         raise ConfigError(f"embedding_model={model!r}: a name is wanted after '{kind}:'")
