@@ -34,21 +34,27 @@ class LoopThread:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> T:
+            thread = CallersThread()
+
             async def answer() -> T:
+                thread.begin()
                 return await wrapped(*args, **kwargs)
 
             if threading.current_thread() is self._thread:
                 # A hook called it, on the very loop that would have to answer: it goes without the cache.
                 kwargs.pop("cache", None)
                 return function(*args, **kwargs)
-            thread = CallersThread()
-            token = _caller.set(thread)
             try:
-                # The task copies this context, so that the wrapped function finds its caller's thread.
-                future = self._start(answer)
-            finally:
-                _caller.reset(token)
-            return thread.wait(future)
+                token = _caller.set(thread)
+                try:
+                    # The task copies this context, so that the wrapped function finds its caller's thread.
+                    future = self._start(answer)
+                finally:
+                    _caller.reset(token)
+                return thread.wait(future)
+            except BaseException:  # also KeyboardInterrupt, wherever it comes: the call must not go on for nobody
+                thread.give_up()
+                raise
 
         return call
 
@@ -97,6 +103,25 @@ class CallersThread:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._left = False
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+
+    def begin(self) -> None:
+        """The running task answers the call. Raises CancelledError when its caller has left before."""
+        with self._lock:
+            if self._given_up:
+                raise asyncio.CancelledError
+            self._task = asyncio.current_task()
+
+    def give_up(self) -> None:
+        """Cancel the call, whether it has begun or not; once. Nothing, when it has ended."""
+        with self._lock:
+            if self._given_up:
+                return
+            self._given_up = True
+            task = self._task
+        if task is not None and not task.done():
+            _tell(task.get_loop(), task.cancel)
 
     async def run(self, function: Callable[..., T], params: dict[str, Any]) -> T:
         """Run the function on that thread, from the loop."""
@@ -117,8 +142,8 @@ class CallersThread:
             while (job := self._jobs.get()) is not None:
                 job()
             return answer.result()
-        except BaseException:  # also KeyboardInterrupt: the call must not go on for nobody
-            answer.cancel()
+        except BaseException:  # what waits to be run here is not wanted any more
+            self.give_up()
             raise
         finally:
             self.leave()

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from asynccache.backends.dual import DualBackend
 from asynccache.backends.memory import MemoryBackend
 from asynccache.errors import BackendUnavailable
 from asynccache.model import Request
+from asynccache.sync import CallersThread
 from asynccache.testing import FaultyBackend, SharedStore
 
 
@@ -231,6 +232,41 @@ def test_a_caller_interrupted_while_it_waits() -> None:
         cache.wrap(complete)("a")
     closing(cache)
     assert (calls, cache.stats.bypass_reasons) == ([], {"hook": 1})
+
+
+def test_a_caller_interrupted_before_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the beginning of its call and its waiting: it is the same."""
+    begun = threading.Event()
+
+    async def wait_for_ever(request: Request) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def interrupted(thread: CallersThread, answer: Any) -> Any:
+        begun.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CallersThread, "wait", interrupted)
+    cache = Cache(pre_hooks=[wait_for_ever])
+    with pytest.raises(KeyboardInterrupt):
+        cache.wrap(double)(1)
+    closing(cache)
+
+
+def test_a_caller_interrupted_before_its_call_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    begin = CallersThread.begin
+
+    def late(thread: CallersThread) -> None:
+        thread.give_up()
+        begin(thread)
+
+    monkeypatch.setattr(CallersThread, "begin", late)
+    cache = Cache()
+    with pytest.raises(CancelledError):
+        cache.wrap(calls.append)(1)
+    closing(cache)
+    assert calls == []
 
 
 def test_a_backend_that_fails() -> None:
