@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -25,18 +26,31 @@ class PerLoop(Generic[T]):
     shared.
 
     There is no lock, which a fork could leave locked for ever: only a loop's own thread puts something in under it.
+
+    Asking asyncio which loop is running costs a system call before Python 3.12. A loop that runs has set its thread's
+    hook for async generators to a method of its own, made anew each time that it starts: as long as that is the one of
+    last time, the loop is. A hook that somebody else has set says nothing.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._close = close
         self._made: dict[asyncio.AbstractEventLoop, T] = {}
+        self._latest: tuple[object, T | None] = None, None  # the hook, and what was made for its loop
         self._parents: list[dict[asyncio.AbstractEventLoop, T]] = []
         self._pid = os.getpid()
 
     def here(self) -> T:
         """The running loop's. Raises what `make` raises."""
-        loop = asyncio.get_running_loop()
+        hook = sys.get_asyncgen_hooks().firstiter
+        latest, made = self._latest
+        if hook is not latest or made is None:
+            loop = asyncio.get_running_loop()
+            made = self._of(loop)
+            self._latest = (hook, made) if getattr(hook, "__self__", None) is loop else (None, None)
+        return made
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> T:
         made = self._made.get(loop)
         if made is None:
             self._forget_the_dead()
@@ -46,6 +60,7 @@ class PerLoop(Generic[T]):
     async def leave(self) -> None:
         """Close the running loop's, if there is one."""
         self._forget_the_dead()
+        self._latest = None, None
         made = self._made.pop(asyncio.get_running_loop(), None)
         if made is not None:
             await self._close(made)
@@ -58,6 +73,7 @@ class PerLoop(Generic[T]):
             if loop.is_running():
                 await self._leave_there(loop)
             self._made.pop(loop, None)
+        self._latest = None, None
 
     async def _leave_there(self, loop: asyncio.AbstractEventLoop) -> None:
         left: Future[None] = Future()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -75,6 +76,54 @@ async def test_one_for_each_loop(things: PerLoop[Thing]) -> None:
         assert await other.do(here(things)) is theirs
         assert (mine.loop, theirs.loop) == (asyncio.get_running_loop(), other.loop)
         await things.aclose()
+
+
+def test_loops_that_take_turns_in_a_thread_keep_their_own(things: PerLoop[Thing]) -> None:
+    one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        for _ in range(3):
+            for loop in (one, two):
+                assert loop.run_until_complete(here(things)).loop is loop
+        assert len(things._made) == 2
+    finally:
+        one.close()
+        two.close()
+
+
+async def test_a_loop_that_goes_on_in_another_thread_keeps_its_own(things: PerLoop[Thing]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        made = {id(await asyncio.to_thread(loop.run_until_complete, here(things))) for _ in range(3)}
+        assert len(made) == 1
+        assert things.here().loop is asyncio.get_running_loop()
+    finally:
+        loop.close()
+
+
+async def test_the_hooks_of_a_loop_may_be_anybody_s(things: PerLoop[Thing]) -> None:
+    """They tell loops apart, and are for everybody to set: here to the same in each loop."""
+
+    def mark(_: object) -> None: ...
+
+    async def marked() -> Thing:
+        sys.set_asyncgen_hooks(firstiter=mark)
+        return things.here()
+
+    mine, hooks = things.here(), sys.get_asyncgen_hooks()
+    try:
+        with Elsewhere() as other:
+            for _ in range(2):
+                assert await marked() is mine
+                assert (await other.do(marked())).loop is other.loop
+            await things.aclose()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+def test_without_a_loop_there_is_none(things: PerLoop[Thing]) -> None:
+    asyncio.run(here(things))
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        things.here()
 
 
 async def test_leaving_closes_this_loops_alone(things: PerLoop[Thing]) -> None:
