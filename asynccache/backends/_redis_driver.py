@@ -5,7 +5,7 @@ from __future__ import annotations
 from asynccache.errors import ConfigError
 
 try:
-    from hiredis import pack_command
+    from hiredis import PushNotification, Reader, pack_command
     from redis.asyncio import Redis
     from redis.asyncio.connection import (
         AbstractConnection,
@@ -42,6 +42,8 @@ __all__ = [
     "MovedError",
     "NoBackoff",
     "NoScriptError",
+    "PushNotification",
+    "Reader",
     "Redis",
     "RedisError",
     "RedisTimeoutError",

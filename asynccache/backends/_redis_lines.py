@@ -15,6 +15,7 @@ from asynccache.backends._redis_driver import (
     ResponseError,
     pack_command,
 )
+from asynccache.backends._redis_wire import Dialogue, dialogue, transport_of
 from asynccache.errors import BackendError, BackendTimeout, BackendUnavailable, CorruptEntry
 
 _IDLE = 0.01  # seconds
@@ -117,11 +118,6 @@ class Pool:
                 await self._also()
 
 
-def transport_of(connection: AbstractConnection) -> asyncio.WriteTransport | None:
-    """What it sends through; None when a later redis-py has it elsewhere, which has no public way to it."""
-    return getattr(getattr(connection, "_writer", None), "transport", None)
-
-
 async def cut(connection: AbstractConnection, source: Source, transport: asyncio.WriteTransport | None = None) -> None:
     """End a connection that must not be used again, and what is still to be sent on it with it.
 
@@ -138,14 +134,6 @@ async def cut(connection: AbstractConnection, source: Source, transport: asyncio
         await connection.disconnect(nowait=True)
     with contextlib.suppress(RedisError, OSError):
         await source.give_back(connection)
-
-
-async def receive(connection: AbstractConnection) -> Any:
-    """The next reply, in bytes however the connection decodes; an error that is a reply is returned."""
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        return error
 
 
 class Line:
@@ -165,7 +153,7 @@ class Line:
     def __init__(self, source: Source, patience: float) -> None:
         self._source = source
         self._patience = patience
-        self._connection: AbstractConnection | None = None
+        self._dialogue: Dialogue | None = None
         self._used = 0.0  # when the last exchange ended, by the loop's clock
 
     async def exchange(self, packed: bytes, replies: int) -> list[Any]:
@@ -173,45 +161,39 @@ class Line:
 
         Raises TimeoutError after `patience` seconds, connecting included, and what redis-py raises.
         """
-        async with asyncio.timeout(self._patience):
-            connection = await self._ready()
-            transport = transport_of(connection)
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-                answers = [await receive(connection) for _ in range(replies)]
-            except BaseException:
-                self._connection = None
-                await cut(connection, self._source, transport)
-                raise
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._patience
+        dialogue = await self._ready(loop, end)
+        try:
+            answers = await dialogue.exchange(packed, replies, end)
+        except BaseException:
+            await self._cut()
+            raise
         if self._source.keep:
-            self._used = asyncio.get_running_loop().time()
+            self._used = loop.time()
         else:
-            self._connection = None
-            await self._source.give_back(connection)
+            self._dialogue = None
+            await self._source.give_back(dialogue.connection)
         return answers
 
-    async def _ready(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is not None:
-            if asyncio.get_running_loop().time() - self._used > _IDLE:
+    async def _ready(self, loop: asyncio.AbstractEventLoop, end: float) -> Dialogue:
+        if self._dialogue is not None:
+            if loop.time() - self._used > _IDLE:
                 # The loop has perhaps not looked at it since; then the server may be gone, and nobody knows.
                 await asyncio.sleep(0)
-            if not await _has_something_to_be_read(connection):
-                return connection
-            self._connection = None
-            await cut(connection, self._source)
-        self._connection = connection = await self._source.open()
-        return connection
+            if await self._dialogue.is_silent():
+                return self._dialogue
+        async with asyncio.timeout_at(end):
+            await self._cut()
+            connection = await self._source.open()
+        self._dialogue = dialogue(connection, keep=self._source.keep)
+        return self._dialogue
 
     async def close(self) -> None:
         """Cut the connection, if there is one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await cut(connection, self._source)
+        await self._cut()
 
-
-async def _has_something_to_be_read(connection: AbstractConnection) -> bool:
-    try:
-        return bool(await connection.can_read())
-    except (RedisError, OSError):  # it knows that it is closed
-        return True
+    async def _cut(self) -> None:
+        dialogue, self._dialogue = self._dialogue, None
+        if dialogue is not None:
+            await cut(dialogue.connection, self._source, dialogue.transport)

@@ -166,8 +166,6 @@ class Address:
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             # Else each connection looks up on disk which version of redis-py it is, in order to tell the server.
             "driver_info": None,
-            # A batch is hundreds of kilobytes.
-            "socket_read_size": 256 * 1024,
         }
 
     def pool(self, connections: int, node: Node | None = None) -> Pool:
