@@ -7,8 +7,10 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,6 +25,7 @@ _REASONS = {
 }
 
 
+_OF_UPGRADES = (b"upgrade", b"http2-settings")
 _HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 
 
@@ -109,6 +112,9 @@ class Connection(HttpToolsProtocol):
     _coming = 0
     _unsent = 0
     _refused = False
+    _data = b""
+    _again: bytes | None = None
+    """A request to upgrade, as it would be without that, and what came after it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Corked(transport, self.loop))
@@ -126,8 +132,13 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._coming = len(data)
+        self._data, self._coming = data, len(data)
         super().data_received(data)
+        while self._again is not None:
+            self._data, self._again = self._again, None
+            self.parser = httptools.HttpRequestParser(self)
+            super().data_received(self._data)
+        self._data = b""
         if not self._in_head or self._refused:
             return
         self._head_bytes += len(data)
@@ -151,8 +162,10 @@ class Connection(HttpToolsProtocol):
             self._too_large()
             return
         if self.parser.should_upgrade():
-            # uvicorn would drop the body, and could read what comes of it later as a request of its own.
-            self._refuse(400, "this server speaks HTTP/1.1 only: send no Upgrade header", "unsupported_upgrade")
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(400, "this server is nobody's way to another: it knows no CONNECT", "unsupported_method")
+            else:
+                self._again = self._head_without_upgrade()
             return
         super().on_headers_complete()
         self.headers = _Unheard()
@@ -165,8 +178,29 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._refused:
+        if not self._refused and self._again is None:
             super().on_message_complete()
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join([token for token in value.split(b",") if token.strip().lower() not in _OF_UPGRADES])
+            if name not in _OF_UPGRADES:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Called where the parser has stopped after the head of a request to upgrade (Java's client, curl --http2). A
+        server may pass over that. uvicorn would pass over the body too, and could read what comes of it later as a
+        request of its own."""
+        stopped = sys.exc_info()[1]
+        if self._again is not None and isinstance(stopped, httptools.HttpParserUpgrade):
+            self._again += self._data[stopped.args[0] :]
 
     def pause_writing(self) -> None:
         if self._stalled is None:

@@ -80,11 +80,7 @@ async def raw(served: Served, data: bytes) -> tuple[int, dict[str, object]]:
         (b"GET / HTTP/1.1\r\nx: ", 408, "request_timeout"),
         (b"what is this\r\n\r\n", 400, "invalid_request"),
         (b"GET / HTTP/1.1\r\na b: c\r\n\r\n", 400, "invalid_request"),
-        (
-            b"POST /v1/messages HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\n{}",
-            400,
-            "unsupported_upgrade",
-        ),
+        (b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n", 400, "unsupported_method"),
     ],
 )
 async def test_a_head_that_is_wrong_is_refused(limited: Served, data: bytes, status: int, code: str) -> None:
@@ -118,6 +114,29 @@ async def test_more_connections_than_there_may_be_are_refused(limited: Served) -
 
 async def test_a_large_body_is_no_large_head(limited: Served) -> None:
     assert await outcome(limited, "word " * 20_000) == "miss"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7, 1000])
+async def test_a_request_to_upgrade_is_answered_as_it_is(limited: Served, pieces: int) -> None:
+    """As Java's client and `curl --http2` make one. Its body is its own, and what comes after it is the next."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": f"Hi {pieces}"}]}).encode()
+    line = b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
+    upgrade = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    long = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    chunked = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    asked = [line + upgrade + long, line + upgrade + chunked, line + long, line + b"connection: close\r\n" + long]
+    data = b"".join(asked)
+    reader, writer = await asyncio.open_connection("127.0.0.1", limited.port)
+    size = -(-len(data) // pieces)
+    for at in range(0, len(data), size):
+        writer.write(data[at : at + size])
+        await writer.drain()
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        answers = await reader.read()
+    writer.close()
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 4
+    assert answers.count(b'"choices"') == 4
 
 
 async def test_trailers_are_no_headers(limited: Served) -> None:
