@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from asynccache.background import cancel
 from asynccache.errors import BackendClosed, ConfigError, EmbeddingError
 from asynccache.loops import PerLoop
 from asynccache.semantic.vectors import Embedder, Vector, unit
+
+logger = logging.getLogger("asynccache")
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Embedding:
     max_batch: texts in one call at most.
 
     May be used from several event loops: each has calls of its own, and the memo is common to them.
+    When the embedder begins to fail, and when it is back, that is logged, once each.
     Raises ConfigError for an option that makes no sense.
     """
 
@@ -71,6 +75,7 @@ class Embedding:
         self._memo: OrderedDict[str, Vector] = OrderedDict()
         self._lock = Lock()
         self._size = 0
+        self._fails = False
         self._closed = False
         self._batches = PerLoop(lambda: _Batches(self), _Batches.aclose)
 
@@ -120,10 +125,21 @@ class Embedding:
                 raise
             except Exception as error:  # the embedder is anybody's: its errors belong to those who wait
                 raise EmbeddingError(f"the embedder failed: {error or type(error).__name__}") from error
-            return self._checked(texts, given)
-        except EmbeddingError:
+            vectors = self._checked(texts, given)
+        except EmbeddingError as error:
             self.stats.errors += 1
+            self._has_failed(error)
             raise
+        if self._fails:
+            self._fails = False
+            logger.warning("questions can be embedded again")
+        return vectors
+
+    def _has_failed(self, error: EmbeddingError) -> None:
+        """Calls are answered as if nothing like them had been asked: nobody would notice."""
+        if not self._fails:
+            self._fails = True
+            logger.warning("no question is recognised in other words until it can be embedded again: %.300s", error)
 
     def _checked(self, texts: Sequence[str], given: list[object]) -> list[Vector]:
         if len(given) != len(texts):

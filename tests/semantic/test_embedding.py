@@ -91,6 +91,24 @@ async def test_a_failure_is_every_waiting_callers_own_and_is_not_remembered() ->
     await embedding.aclose()
 
 
+async def test_that_it_fails_is_logged_once_and_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    embedder = WordEmbedder()
+    embedding = Embedding(embedder, deadline=20)
+    for turn in range(2):
+        embedder.error = RuntimeError("no quota")
+        for n in range(3):
+            with pytest.raises(EmbeddingError):
+                await embedding(f"fails {turn} {n}")
+        embedder.error = None
+        for n in range(3):
+            await embedding(f"works {turn} {n}")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 4
+    assert "no quota" in said[0]
+    assert "again" in said[1]
+    await embedding.aclose()
+
+
 @pytest.mark.parametrize(
     "answer",
     [[], [[1.0], [2.0]], [[]], [[0.0, 0.0]], [[math.nan, 1.0]], ["text"], [None], [[[1.0]]], [[math.inf, 0.0]]],
