@@ -27,9 +27,10 @@ class PerLoop(Generic[T]):
 
     There is no lock, which a fork could leave locked for ever: only a loop's own thread puts something in under it.
 
-    Asking asyncio which loop is running costs a system call before Python 3.12. A loop that runs has set its thread's
-    hook for async generators to a method of its own, made anew each time that it starts: as long as that is the one of
-    last time, the loop is. A hook that somebody else has set says nothing.
+    Asking asyncio which loop is running costs a system call before Python 3.12. There a loop is told by its thread's
+    hook for async generators: when it starts it sets that to a method of its own, made anew each time, so as long as
+    it is the one of last time the loop is. A hook that somebody else has set says nothing; nor does any where
+    nest_asyncio runs loops in one another.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
@@ -40,15 +41,24 @@ class PerLoop(Generic[T]):
         self._parents: list[dict[asyncio.AbstractEventLoop, T]] = []
         self._pid = os.getpid()
 
-    def here(self) -> T:
-        """The running loop's. Raises what `make` raises."""
-        hook = sys.get_asyncgen_hooks().firstiter
-        latest, made = self._latest
-        if hook is not latest or made is None:
-            loop = asyncio.get_running_loop()
-            made = self._of(loop)
-            self._latest = (hook, made) if getattr(hook, "__self__", None) is loop else (None, None)
-        return made
+    if sys.version_info >= (3, 12):
+
+        def here(self) -> T:
+            """The running loop's. Raises what `make` raises."""
+            return self._of(asyncio.get_running_loop())
+
+    else:
+
+        def here(self) -> T:
+            """The running loop's. Raises what `make` raises."""
+            hook = sys.get_asyncgen_hooks().firstiter
+            latest, made = self._latest
+            if hook is not latest or made is None:
+                loop = asyncio.get_running_loop()
+                made = self._of(loop)
+                tells = getattr(hook, "__self__", None) is loop and not hasattr(asyncio, "_nest_patched")
+                self._latest = (hook, made) if tells else (None, None)
+            return made
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> T:
         made = self._made.get(loop)

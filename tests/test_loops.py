@@ -120,6 +120,20 @@ async def test_the_hooks_of_a_loop_may_be_anybody_s(things: PerLoop[Thing]) -> N
         sys.set_asyncgen_hooks(*hooks)
 
 
+async def test_a_loop_within_a_loop_has_its_own(things: PerLoop[Thing], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nest_asyncio runs one, in notebooks: the hooks stay those of the loop around it."""
+    monkeypatch.setattr(asyncio, "_nest_patched", True, raising=False)
+    mine, inner = things.here(), asyncio.new_event_loop()
+    asyncio._set_running_loop(inner)
+    try:
+        assert things.here().loop is inner
+    finally:
+        asyncio._set_running_loop(mine.loop)
+        inner.close()
+    assert things.here() is mine
+    await things.aclose()
+
+
 def test_without_a_loop_there_is_none(things: PerLoop[Thing]) -> None:
     asyncio.run(here(things))
     with pytest.raises(RuntimeError, match="no running event loop"):

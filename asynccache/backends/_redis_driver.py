@@ -16,14 +16,16 @@ try:
         parse_url,
     )
     from redis.asyncio.retry import Retry
-    from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+    from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
     from redis.backoff import NoBackoff
     from redis.crc import key_slot
     from redis.exceptions import (
         AskError,
         ClusterDownError,
+        InvalidResponse,
         MovedError,
         NoScriptError,
+        ReadOnlyError,
         RedisError,
         ResponseError,
     )
@@ -38,11 +40,13 @@ __all__ = [
     "ClusterDownError",
     "Connection",
     "ConnectionPool",
+    "InvalidResponse",
     "MaintNotificationsConfig",
     "MovedError",
     "NoBackoff",
     "NoScriptError",
     "PushNotification",
+    "ReadOnlyError",
     "Reader",
     "Redis",
     "RedisError",
@@ -52,6 +56,7 @@ __all__ = [
     "SSLConnection",
     "Sentinel",
     "SentinelConnectionPool",
+    "SentinelManagedConnection",
     "UnixDomainSocketConnection",
     "key_slot",
     "pack_command",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from asynccache.backends._redis_driver import AbstractConnection, PushNotification, Reader, RedisError, ResponseError
+from asynccache.backends._redis_driver import (
+    AbstractConnection,
+    InvalidResponse,
+    PushNotification,
+    Reader,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    SentinelManagedConnection,
+)
 
 _AT_ONCE = 256 * 1024  # bytes that are read
 _KEPT = 512 * 1024  # bytes that a reader keeps room for between two replies: room that is found anew is paged in anew
@@ -41,7 +50,9 @@ def dialogue(connection: AbstractConnection, *, keep: bool) -> Dialogue:
     transport = transport_of(connection)
     errors = getattr(getattr(connection, "_parser", None), "parse_error", None)
     if keep and transport is not None and callable(errors):
-        return Wire(connection, transport, Reader(replyError=errors, notEnoughData=_MORE))
+        return Wire(
+            connection, transport, Reader(protocolError=InvalidResponse, replyError=errors, notEnoughData=_MORE)
+        )
     return Streams(connection, transport)
 
 
@@ -54,76 +65,83 @@ class Wire(asyncio.BufferedProtocol):
     """Takes the transport from redis-py's streams, for good: these, with their wake-ups and deadlines for each piece of
     a reply, take as long as all else in an exchange.
 
-    One exchange is under way at a time, and replies that come meanwhile are its own: see `Line`.
+    Replies are read as far as they are wanted. What comes beyond them, or unasked, is not: a reader that stands amid a
+    reply does not say so, and would take the next one for the rest of it. It ends the connection.
     """
 
     def __init__(self, connection: AbstractConnection, transport: asyncio.WriteTransport, reader: Reader) -> None:
         self.connection = connection
         self.transport = transport
+        # By it redis-py knows that sentinels have named another master meanwhile.
+        self._demoted = ReadOnlyError if isinstance(connection, SentinelManagedConnection) else ()
         self._reader = reader
         self._reader.setmaxbuf(_KEPT)
         # A view: TLS fills a buffer bit by bit, in slices of it, and those of an array would be copies.
         self._buffer = memoryview(bytearray(_AT_ONCE))
         self._replies: list[Any] = []
         self._wanted = 0
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[list[Any]] | None = None  # while an exchange is under way
         self._lost: Exception | None = None
         self._streams = transport.get_protocol()
         transport.set_protocol(self)
 
     async def is_silent(self) -> bool:
-        return not (self._lost or self._replies or self._reader.has_data() or self.transport.is_closing())
+        return not (self._lost or self._reader.has_data() or self.transport.is_closing())
 
     async def exchange(self, packed: bytes, replies: int, end: float) -> list[Any]:
         if self._lost is not None:
             raise self._lost
         loop = asyncio.get_running_loop()
-        self._waiting = loop.create_future()
-        self._wanted = replies
-        timer = loop.call_at(end, self._end, TimeoutError())
+        self._replies, self._wanted = [], replies
+        waiting: asyncio.Future[list[Any]] = loop.create_future()
+        self._waiting = waiting
+        timer = loop.call_at(end, self._fail, TimeoutError())
         try:
             self.transport.write(packed)
-            await self._waiting
+            return await waiting
         finally:
             timer.cancel()
             self._waiting = None
-        # Those that are too many stay: then it is not silent.
-        answers, self._replies = self._replies[:replies], self._replies[replies:]
-        return answers
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._waiting is None or self._waiting.done():
+            self._end(ConnectionError("the server says what nobody has asked for"))
+            return
         try:
             self._reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub knows of no buffers
-            while (reply := self._reader.gets(False)) is not _MORE:
+            while len(self._replies) < self._wanted and (reply := self._reader.gets(False)) is not _MORE:
                 self._take(reply)
         except Exception as error:  # whatever hiredis, or redis-py's names for errors, make of what has come
             self._end(error)
-            self.transport.abort()
         else:
-            if len(self._replies) >= self._wanted:
-                self._end(None)
+            if len(self._replies) == self._wanted:
+                self._waiting.set_result(self._replies)
+
+    def eof_received(self) -> None:
+        self._end(ConnectionError("the server has closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc or ConnectionError("the server has closed the connection")
-        self._end(self._lost)
+        self._end(exc or ConnectionError("the connection was closed"))
         self._streams.connection_lost(exc)  # somebody may wait for that
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
-            raise reply  # such as a refused password
+        if isinstance(reply, Exception) and (not isinstance(reply, ResponseError) or isinstance(reply, self._demoted)):
+            raise reply
         if not isinstance(reply, PushNotification):  # nobody here has asked for any
             self._replies.append(reply)
 
-    def _end(self, error: Exception | None) -> None:
-        """The exchange is over, if one is under way."""
-        if self._waiting is None or self._waiting.done():
-            return
-        if error is None:
-            self._waiting.set_result(None)
-        else:
+    def _end(self, error: Exception) -> None:
+        """The connection is of no more use."""
+        self._lost = self._lost or error
+        self._fail(error)
+        self.transport.abort()
+
+    def _fail(self, error: Exception) -> None:
+        """So does the exchange, if one is under way."""
+        if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
 
 

@@ -526,7 +526,17 @@ async def test_nobody_there(make: Backend, new_redis: NewRedis) -> None:
 
 async def test_a_server_that_was_started_again_costs_no_error(make: Backend, new_redis: NewRedis) -> None:
     server = new_redis()
-    backend = make(server)
+    await started_again(make(server), server)
+
+
+async def test_one_with_tls_that_was_started_again_neither(make: Backend, new_redis_tls: NewRedis) -> None:
+    """It says no farewell there."""
+    server: Any = new_redis_tls()
+    user = {"username": server.username, "password": server.password}
+    await started_again(make(server, ssl=True, ssl_ca_certs=server.ca, **user), server)
+
+
+async def started_again(backend: RedisBackend, server: RedisServer) -> None:
     for _ in range(3):
         await backend.set(key_of("a"), entry_of(b"1"))
         assert await backend.get(key_of("a")) is not None

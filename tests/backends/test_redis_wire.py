@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hiredis import ProtocolError
 from redis.asyncio import Connection
-from redis.exceptions import BusyLoadingError, MovedError, ResponseError
+from redis.exceptions import BusyLoadingError, InvalidResponse, MovedError, ReadOnlyError, ResponseError
 
 from asynccache.backends._redis_lines import Line, pack
 from asynccache.backends._redis_wire import Streams, Wire, dialogue
@@ -133,27 +132,57 @@ async def test_replies_come_in_any_pieces(line: Line, server: Scripted) -> None:
 
 async def test_news_that_nobody_has_asked_for_is_passed_over(line: Line, server: Scripted) -> None:
     push = b">2\r\n+invalidate\r\n*1\r\n+a\r\n"
-    assert await answered(line, server, push + b"+ONE\r\n" + push) == [b"ONE"]
-    assert await answered(line, server, b"+TWO\r\n") == [b"TWO"]
+    assert await answered(line, server, push + b"+ONE\r\n") == [b"ONE"]
+    assert await answered(line, server, push[:7], push[7:] + push + b"+TWO\r\n") == [b"TWO"]
     assert len(server.writers) == 1
 
 
-async def test_after_a_reply_too_many_comes_another_connection(line: Line, server: Scripted) -> None:
-    assert await answered(line, server, b"+ONE\r\n+TOO MANY\r\n") == [b"ONE"]
+# What reads as whole replies; as part of one; and as the head of one, of which nothing seems to be left over.
+SURPLUS = [b"+TOO MANY\r\n", b"+TOO", b"*2\r\n+extra\r\n", b"*1\r\n", b">2\r\n+invalidate\r\n*1\r\n", b"what?\r\n"]
+
+
+@pytest.mark.parametrize("surplus", SURPLUS, ids=repr)
+async def test_after_what_is_too_much_comes_another_connection(line: Line, server: Scripted, surplus: bytes) -> None:
+    assert await answered(line, server, b"+ONE\r\n" + surplus) == [b"ONE"]
     server.heard.clear()
-    assert await answered(line, server, b"+TWO\r\n") == [b"TWO"]
+    assert await answered(line, server, b"+TWO\r\n+THREE\r\n", replies=2) == [b"TWO", b"THREE"]
     assert len(server.writers) == 2
 
 
-async def test_after_one_that_comes_late_too(line: Line, server: Scripted) -> None:
+@pytest.mark.parametrize("surplus", SURPLUS, ids=repr)
+async def test_after_what_comes_unasked_too(line: Line, server: Scripted, surplus: bytes) -> None:
     assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]
-    await server.say(b"+TOO")  # and no more of it
+    await server.say(surplus)
+    await noticed(line)
+    server.heard.clear()
+    assert await answered(line, server, b"+TWO\r\n+THREE\r\n", replies=2) == [b"TWO", b"THREE"]
+    assert len(server.writers) == 2
+
+
+async def noticed(line: Line) -> None:
+    """Return when the line knows that something has come."""
     async with asyncio.timeout(PATIENCE):
         while await line._dialogue.is_silent():  # type: ignore[union-attr]  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_who_talks_on_and_on_is_not_listened_to(line: Line, server: Scripted) -> None:
+    assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]
+
+    async def talk() -> None:
+        while True:
+            await server.say(b"+ON\r\n" * 10_000)
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(talk(), PATIENCE)
+
+
+async def test_an_end_between_two_exchanges_is_no_error(line: Line, server: Scripted) -> None:
+    assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]
+    server.writers[-1].close()
+    await noticed(line)
     server.heard.clear()
     assert await answered(line, server, b"+TWO\r\n") == [b"TWO"]
-    assert len(server.writers) == 2
 
 
 async def test_errors_have_the_driver_s_names(line: Line, server: Scripted) -> None:
@@ -163,9 +192,29 @@ async def test_errors_have_the_driver_s_names(line: Line, server: Scripted) -> N
         await answered(line, server, b"-LOADING Redis is loading the dataset in memory\r\n")
 
 
+READ_ONLY = b"-READONLY You can't write against a read only replica.\r\n"
+
+
+async def test_a_replica_s_refusal_is_an_answer(line: Line, server: Scripted) -> None:
+    [error] = await answered(line, server, READ_ONLY)
+    assert isinstance(error, ReadOnlyError)
+    assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]
+    assert len(server.writers) == 1
+
+
+async def test_under_sentinels_it_was_the_master(line: Line, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They know another by now, and are asked when the next connection is made."""
+    monkeypatch.setattr("asynccache.backends._redis_wire.SentinelManagedConnection", Connection)
+    with pytest.raises(ReadOnlyError):
+        await answered(line, server, READ_ONLY)
+    server.heard.clear()
+    assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]
+    assert len(server.writers) == 2
+
+
 @pytest.mark.parametrize("said", [b"what?\r\n", b"$-5\r\n", b"*1\r\n\0\r\n"], ids=repr)
 async def test_nonsense_ends_the_connection(line: Line, server: Scripted, said: bytes) -> None:
-    with pytest.raises(ProtocolError):
+    with pytest.raises(InvalidResponse):
         await answered(line, server, said)
     server.heard.clear()
     assert await answered(line, server, b"+ONE\r\n") == [b"ONE"]

@@ -24,7 +24,11 @@ class Certificates:
 
 
 def write(folder: Path) -> Certificates:
-    """Write a new authority and a certificate by it for 127.0.0.1 and localhost, valid for a day."""
+    """Write a new authority and a certificate by it for 127.0.0.1 and localhost, valid for a day. Those that are there
+    already stay."""
+    files = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    if files.key.exists():
+        return files
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = _name("asynccache tests"), _name("localhost")
     usage = x509.KeyUsage(
@@ -56,7 +60,6 @@ def write(folder: Path) -> Certificates:
         )
         .sign(authority_key, SHA256())
     )
-    files = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     files.authority.write_bytes(authority.public_bytes(Encoding.PEM))
     files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
     files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
