@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, TypeVar
 from urllib.request import getproxies
 from weakref import WeakValueDictionary
 
+from asynccache.backends._decoded import Decoded
 from asynccache.codec import Codec
 from asynccache.errors import BackendClosed, BackendError, BackendTimeout, ConfigError, CorruptEntry, ForeignEntry
 from asynccache.loops import PerLoop
@@ -70,6 +71,7 @@ class ObjectBackend(ABC, Generic[C]):
         self.path = _normal(path)
         self.timeout = seconds("timeout", timeout)
         self._codec = codec
+        self._decoded = Decoded(codec)
         self._clock = clock
         self._closed = False
         self._loops: PerLoop[_Here[C]] = PerLoop(self._new_here, _Here.leave)
@@ -85,7 +87,7 @@ class ObjectBackend(ABC, Generic[C]):
         if found is None:
             return None
         try:
-            entry = self._codec.decode(key, found.data)
+            entry = self._decoded.entry(key, found.data)
         except ForeignEntry as error:
             raise ForeignEntry(f"{error}: object {name}", backend=self.name) from error
         except CorruptEntry as error:
