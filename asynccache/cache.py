@@ -488,9 +488,7 @@ class Cache:
         Raises ConfigError when no tier finds answers by meaning, or for an age that is no number of seconds;
         BackendError.
         """
-        seconds = age.total_seconds() if isinstance(age, timedelta) else age
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-            raise ConfigError(f"age={age!r}: a number of seconds, 0 or more, is wanted")
+        seconds = directives.seconds(age, "age")
         found = [store for store in _stores(self.backend) if isinstance(store, SupportsAging)]
         if not found:
             raise ConfigError(f"no answer of this cache ({self._tier}) is found by meaning: see the semantic backends")

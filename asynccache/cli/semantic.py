@@ -41,6 +41,8 @@ def explain(
     from asynccache.semantic.policies import CONFIDENCE, FLOOR, LayeredPolicy
     from asynccache.semantic.scorer import Scorer
 
+    if not a.strip() or not b.strip():
+        fail("an empty text is no question")
     assumed = similarity is None and embedding_model is None
     if similarity is None:
         similarity = 1.0 if embedding_model is None else _cosine(a, b, embedding_model)
@@ -108,6 +110,8 @@ def _cosine(a: str, b: str, model: str) -> float:
         return asyncio.run(embed())
     except ConfigError as error:
         fail(str(error))
+    except Exception as error:  # an embedder raises whatever its library does
+        fail(f"{model} cannot embed them: {error or type(error).__name__}")
 
 
 def _print(report: Report) -> None:

@@ -245,9 +245,9 @@ ALL: tuple[Guard, ...] = (
 
 
 def named(names: Iterable[str]) -> tuple[Guard, ...]:
-    """The guards of these names. Raises ConfigError for one that there is not."""
+    """The guards of these names, or of this one. Raises ConfigError for one that there is not."""
     known = {guard.name: guard for guard in ALL}
-    wanted = list(names)
+    wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in known:
             raise ConfigError(f"there is no guard {name!r}; there are: {', '.join(known)}")

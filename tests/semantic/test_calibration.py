@@ -188,3 +188,18 @@ def test_explain_on_the_command_line() -> None:
     said = json.loads(run("semantic", "explain", "How do I cook rice?", "how do i cook rice", "--json").stdout)
     assert said["serves"] is True
     assert said["similarity_assumed"] is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        (("", "Hi"), "empty"),
+        (("Hi", "Hello", "--embedding-model", "local:/nowhere"), "/nowhere"),
+        (("Hi", "Hello", "--embedding-model", "nothing"), "nothing"),
+    ],
+)
+def test_explain_what_cannot_be_explained(asked: tuple[str, ...], word: str) -> None:
+    result = run("semantic", "explain", *asked)
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert "Traceback" not in result.stderr

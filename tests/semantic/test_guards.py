@@ -131,6 +131,7 @@ def test_a_slip_is_no_other_letter() -> None:
 
 def test_guards_by_name() -> None:
     assert [guard.name for guard in named(["number", "date"])] == ["number", "date"]
+    assert [guard.name for guard in named("number")] == ["number"]
     with pytest.raises(ConfigError, match="there is no guard 'numbers'"):
         named(["numbers"])
 
