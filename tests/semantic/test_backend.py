@@ -21,7 +21,7 @@ from asynccache.backends.memory import MemoryBackend
 from asynccache.backends.qdrant_semantic import QdrantSemanticBackend
 from asynccache.backends.redis_semantic import RedisSemanticBackend
 from asynccache.backends.semantic import SemanticMemoryBackend
-from asynccache.errors import BackendError, BackendUnavailable, ConfigError
+from asynccache.errors import BackendClosed, BackendError, BackendUnavailable, ConfigError
 from asynccache.model import CacheKey, Entry, Neighbour
 from asynccache.semantic.backend import SemanticBackend
 from asynccache.testing.contract import entry_of
@@ -190,6 +190,47 @@ async def test_old_answers_are_evicted_with_their_vectors(make: Make) -> None:
     assert await ask(backend, key(OTHER)) == b"new"
     assert await ask(backend, key(f"{OTHER} now")) == b"new"
     assert backend.stats.repaired == 0
+
+
+async def test_eviction_leaves_room_for_look_ups() -> None:
+    """A store takes so many calls at once, and refuses more."""
+    backend = SemanticMemoryBackend(embedder=WordEmbedder(), policy=Threshold())
+    under_way, most, delete = 0, 0, backend.store.delete
+
+    async def counted(asked: CacheKey, /) -> bool:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return await delete(asked)
+
+    backend.store.delete = counted  # type: ignore[method-assign]
+    for number in range(100):
+        await backend.set(key(f"{CAPITAL} {number}"), Entry(b"old", "completion", 0.0))
+    assert await backend.evict_older_than(500) == 100
+    assert 1 < most <= 16
+    await backend.aclose()
+
+
+async def test_a_cancelled_close_closes_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SemanticMemoryBackend(embedder=WordEmbedder(), policy=Threshold())
+    await backend.set(key(CAPITAL), entry_of(b"Paris"))
+    begun, for_ever = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await for_ever.wait()
+
+    monkeypatch.setattr(backend.embedding, "aclose", hang)
+    closing = asyncio.create_task(backend.aclose())
+    await begun.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    for part in (backend.store.get(key(CAPITAL)), backend.index.older(0.0, 1)):
+        with pytest.raises(BackendClosed):
+            await part
 
 
 async def test_a_cache_evicts_by_age_what_any_tier_finds_by_meaning() -> None:

@@ -202,6 +202,19 @@ def test_false_alarms_are_rare() -> None:
     assert rung / 200 <= 0.05
 
 
+def test_two_who_ask_the_same_at_once_are_labelled_apart() -> None:
+    """Tenants have each their own candidate for a question."""
+    budget = policy(explored=0.5)
+    mine, yours = (Candidate(digest, "stored", 0.95, 0.0) for digest in ("mine", "yours"))
+    for candidate in (mine, yours):
+        budget.decide("query", [candidate])
+    known = [budget.state()]
+    for candidate, right in ((mine, True), (yours, False)):
+        budget.learn("query", candidate, right, explored=True)
+        known.append(budget.state())
+    assert len(set(known)) == 3
+
+
 def test_equal_answers_vote_together() -> None:
     """Ten neighbours of one answer carry more than one of them among nine others."""
     budget = policy()
