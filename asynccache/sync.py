@@ -114,10 +114,8 @@ class CallersThread:
             self._task = asyncio.current_task()
 
     def give_up(self) -> None:
-        """Cancel the call, whether it has begun or not; once. Nothing, when it has ended."""
+        """Cancel the call, whether it has begun or not. Nothing, when it has ended."""
         with self._lock:
-            if self._given_up:
-                return
             self._given_up = True
             task = self._task
         if task is not None and not task.done():
@@ -142,9 +140,6 @@ class CallersThread:
             while (job := self._jobs.get()) is not None:
                 job()
             return answer.result()
-        except BaseException:  # what waits to be run here is not wanted any more
-            self.give_up()
-            raise
         finally:
             self.leave()
 

@@ -15,7 +15,7 @@ from asynccache.backends._redis_driver import (
     ResponseError,
     pack_command,
 )
-from asynccache.backends._redis_wire import Dialogue, dialogue, transport_of
+from asynccache.backends._redis_wire import Dialogue, dialogue_on, transport_of
 from asynccache.errors import BackendError, BackendTimeout, BackendUnavailable, CorruptEntry
 
 _IDLE = 0.01  # seconds
@@ -186,7 +186,7 @@ class Line:
         async with asyncio.timeout_at(end):
             await self._cut()
             connection = await self._source.open()
-        self._dialogue = dialogue(connection, keep=self._source.keep)
+        self._dialogue = dialogue_on(connection, keep=self._source.keep)
         return self._dialogue
 
     async def close(self) -> None:

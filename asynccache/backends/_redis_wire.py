@@ -45,8 +45,8 @@ class Dialogue(Protocol):
         ...
 
 
-def dialogue(connection: AbstractConnection, *, keep: bool) -> Dialogue:
-    """On this connection, which is connected and greeted. keep: whether it is ours until it is cut."""
+def dialogue_on(connection: AbstractConnection, *, keep: bool) -> Dialogue:
+    """A connection that is connected and greeted. keep: whether it is ours until it is cut."""
     transport = transport_of(connection)
     errors = getattr(getattr(connection, "_parser", None), "parse_error", None)
     if keep and transport is not None and callable(errors):
@@ -81,16 +81,14 @@ class Wire(asyncio.BufferedProtocol):
         self._replies: list[Any] = []
         self._wanted = 0
         self._waiting: asyncio.Future[list[Any]] | None = None  # while an exchange is under way
-        self._lost: Exception | None = None
+        self._over = False
         self._streams = transport.get_protocol()
         transport.set_protocol(self)
 
     async def is_silent(self) -> bool:
-        return not (self._lost or self._reader.has_data() or self.transport.is_closing())
+        return not (self._over or self._reader.has_data() or self.transport.is_closing())
 
     async def exchange(self, packed: bytes, replies: int, end: float) -> list[Any]:
-        if self._lost is not None:
-            raise self._lost
         loop = asyncio.get_running_loop()
         self._replies, self._wanted = [], replies
         waiting: asyncio.Future[list[Any]] = loop.create_future()
@@ -103,7 +101,7 @@ class Wire(asyncio.BufferedProtocol):
             timer.cancel()
             self._waiting = None
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -135,7 +133,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def _end(self, error: Exception) -> None:
         """The connection is of no more use."""
-        self._lost = self._lost or error
+        self._over = True
         self._fail(error)
         self.transport.abort()
 

@@ -191,9 +191,6 @@ class Connection(HttpToolsProtocol):
                 lines.append(name + b": " + value)
         return b"\r\n".join([*lines, b"", b""])
 
-    def _should_upgrade(self) -> bool:
-        return False
-
     def _unsupported_upgrade_warning(self) -> None:
         """Called where the parser has stopped after the head of a request to upgrade (Java's client, curl --http2). A
         server may pass over that. uvicorn would pass over the body too, and could read what comes of it later as a

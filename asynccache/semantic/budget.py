@@ -177,8 +177,7 @@ class BudgetPolicy:
     ) -> None:
         """Take a label. Labels of one question may come in any order; of candidates that were not chosen, too."""
         asked = self._asked.get((query, candidate.digest))
-        chosen = asked is not None
-        if digest is not None and equal and (not self._noise or chosen or self._likely(query, candidate)):
+        if digest is not None and equal and (not self._noise or asked is not None or self._likely(query, candidate)):
             self._groups.join(digest, candidate.digest)
         if asked is None:
             return

@@ -12,7 +12,7 @@ from redis.asyncio import Connection
 from redis.exceptions import BusyLoadingError, InvalidResponse, MovedError, ReadOnlyError, ResponseError
 
 from asynccache.backends._redis_lines import Line, pack
-from asynccache.backends._redis_wire import Streams, Wire, dialogue
+from asynccache.backends._redis_wire import Streams, Wire, dialogue_on
 from asynccache.backends.redis import RedisBackend
 from asynccache.testing.contract import entry_of, key_of
 from tests.servers.redis import RedisServer, TlsRedisServer
@@ -92,8 +92,8 @@ async def answered(line: Line, server: Scripted, *pieces: bytes, replies: int = 
 
 
 async def test_a_connection_of_our_own_is_read_on_its_transport(server: Scripted) -> None:
-    assert isinstance(dialogue(await server.open(), keep=True), Wire)
-    assert isinstance(dialogue(await server.open(), keep=False), Streams)
+    assert isinstance(dialogue_on(await server.open(), keep=True), Wire)
+    assert isinstance(dialogue_on(await server.open(), keep=False), Streams)
 
 
 async def test_one_whose_transport_cannot_be_reached_goes_by_the_driver(server: Scripted) -> None:
@@ -162,7 +162,7 @@ async def test_after_what_comes_unasked_too(line: Line, server: Scripted, surplu
 async def noticed(line: Line) -> None:
     """Return when the line knows that something has come."""
     async with asyncio.timeout(PATIENCE):
-        while await line._dialogue.is_silent():  # type: ignore[union-attr]  # noqa: ASYNC110
+        while await line._dialogue.is_silent():  # type: ignore[union-attr]  # noqa: ASYNC110  # a socket gives no event
             await asyncio.sleep(0)
 
 
@@ -263,17 +263,7 @@ async def test_large_values_come_whole(redis_server: RedisServer, protocol: int)
 
 async def test_large_values_come_whole_through_tls(redis_tls: TlsRedisServer) -> None:
     """A buffer is filled in slices there."""
-    await whole(
-        RedisBackend(
-            host=redis_tls.host,
-            port=redis_tls.port,
-            username=redis_tls.username,
-            password=redis_tls.password,
-            ssl=True,
-            ssl_ca_certs=redis_tls.ca,
-            key_prefix="wire:",
-        )
-    )
+    await whole(RedisBackend(redis_tls.url, key_prefix="wire:"))
 
 
 async def whole(backend: RedisBackend) -> None:
