@@ -126,11 +126,16 @@ async def test_bodies_that_are_none(served: Served, body: bytes, code: int) -> N
 
 
 async def test_a_body_that_is_nested_deeply(provider: SimulatedProvider) -> None:
-    """Deeper than it can be written again: that is said."""
+    """Deeper than it can be written again: that is said. Which depth that is Python's version decides."""
     deep = b'{"model": "m", "messages": [], "a":' + b'{"a":' * 1000 + b"1" + b"}" * 1001
     async with proxied({"upstream": provider.origin}) as served:
         answer = await served.raw(request(deep, f"content-length: {len(deep)}"))
-    assert (status(answer), error(answer)["code"]) == (400, "invalid_json")
+    try:
+        json.dumps(json.loads(deep))
+    except RecursionError:
+        assert (status(answer), error(answer)["code"], provider.requests) == (400, "invalid_json", [])
+    else:
+        assert (status(answer), len(provider.requests)) == (200, 1)
 
 
 async def test_a_field_that_is_there_twice(served: Served, provider: SimulatedProvider) -> None:
