@@ -98,8 +98,10 @@ class Guard:
     The breaker opens after `max_failures` failed look-ups in a row; and when an operation has timed out and no other
     has succeeded in all that time: then the store does not answer at all. While it is open operations are refused
     at once, with BackendUnavailable. Every `retry_after` seconds, when somebody asks, one read is tried in the
-    background; when it succeeds the breaker closes. So what a store that has stopped answering can add to its
-    callers is `read_timeout` for those under way when it stops, and next to nothing for all that come later.
+    background; when it succeeds the breaker closes. Writes may take longer than reads; those under way on the event
+    loop where it opens have `read_timeout` left at most. So what a store that has stopped answering can add to its
+    callers is twice `read_timeout` for those under way when it stops, once for reads, and next to nothing for all
+    that come later.
 
     A timeout of an operation during which the event loop itself has stood still is hardly news of the store: the
     answer may have come meanwhile, and not been read. The operation gets half its time again, and if that is not
@@ -234,7 +236,7 @@ class Guard:
         except (asyncio.CancelledError, BackendError) as error:
             raised = timer.meaning(error, task, cancels)
             if isinstance(raised, BackendError):
-                self._judge(raised, before, tells)
+                self._judge(here, raised, before, tells)
             if raised is error:
                 raise
             raise raised from error
@@ -255,7 +257,7 @@ class Guard:
 
     # -- the breaker ----------------------------------------------------------------------------------
 
-    def _judge(self, error: BackendError, before: int, tells: bool) -> None:
+    def _judge(self, here: _Here, error: BackendError, before: int, tells: bool) -> None:
         """What this failure says about the store. `before`: how many had succeeded when the operation began. `tells`:
         whether it was a look-up: a store that is full, or read-only, refuses all else and is still of use."""
         if isinstance(error, _SAYS_NOTHING):
@@ -266,7 +268,7 @@ class Guard:
         elif isinstance(error, BackendTimeout) and not isinstance(error, _Stalled):
             self.stats.timeouts += 1
             if self._succeeded == before:
-                self._open(error)
+                self._open(here, error)
         else:
             if isinstance(error, _Stalled):
                 self.stats.timeouts += 1
@@ -275,9 +277,9 @@ class Guard:
                 self.stats.failures += 1
             self._failed += tells
             if self._failed >= self._max_failures:
-                self._open(error)
+                self._open(here, error)
 
-    def _open(self, error: BackendError) -> None:
+    def _open(self, here: _Here, error: BackendError) -> None:
         with self._lock:
             if self.state is not State.closed:
                 return  # another that had begun before
@@ -286,6 +288,7 @@ class Guard:
             self._since = self._clock()
             # The first attempt comes at once: it may have been one slow answer, and then little is lost.
             self._tried = self._since - self._retry_after
+        here.writes.hasten(self.read_timeout)
         logger.warning("the %s backend is left alone until it answers again: %s", self._name, error)
 
     def _refuse(self, here: _Here) -> NoReturn:
@@ -369,12 +372,14 @@ class _Overdue:
     """An operation whose time is over.
 
     end:     when it is to be cancelled (again).
+    reason:  what is said then.
     stalled: whether it has got more time because the event loop had stood still.
     cancels: how often it was cancelled.
     """
 
     end: float
-    stalled: bool
+    reason: str
+    stalled: bool = False
     cancels: int = 0
 
 
@@ -432,7 +437,7 @@ class _Timer:
         if task.cancelling() == before + cancels:  # not by its owner
             if overdue is not None and cancels:
                 kind = _Stalled if overdue.stalled else BackendTimeout
-                return kind(f"no answer within {self._seconds:g} s", backend=self._name)
+                return kind(overdue.reason, backend=self._name)
             if isinstance(error, asyncio.CancelledError):
                 return BackendUnavailable("the driver cancelled itself", backend=self._name)
         return error
@@ -442,6 +447,16 @@ class _Timer:
         if self._ends.pop(task, None) is None and (overdue := self._overdue.pop(task, None)) is not None:
             for _ in range(overdue.cancels):
                 task.uncancel()
+
+    def hasten(self, seconds: float) -> None:
+        """Whoever is under way now has no more than so many seconds left."""
+        latest = self._loop.time() + seconds
+        for task in [task for task, end in self._ends.items() if end > latest]:
+            del self._ends[task]
+            self._overdue[task] = _Overdue(latest, f"no answer, {seconds:g} s after the store was given up")
+        if self._handle is not None:
+            self._handle.cancel()
+            self._arm()
 
     def _arm(self) -> None:
         """Fire when the first is over, and often enough to notice when the loop stands still."""
@@ -457,7 +472,8 @@ class _Timer:
         for task, end in list(takewhile(lambda item: item[1] <= now, self._ends.items())):
             stalled = self._stood_still > end - self._seconds
             del self._ends[task]
-            self._overdue[task] = _Overdue(now + self._seconds / 2 if stalled else now, stalled)
+            end = now + self._seconds / 2 if stalled else now
+            self._overdue[task] = _Overdue(end, f"no answer within {self._seconds:g} s", stalled)
         for task, overdue in self._overdue.items():
             if overdue.end <= now:
                 task.cancel()

@@ -548,6 +548,54 @@ async def test_a_store_that_stops_answering_is_left_alone() -> None:
 
 
 @in_virtual_time
+async def test_writes_under_way_when_it_opens_have_the_time_of_a_read_left() -> None:
+    """Unless they have less anyway, or are answered. Those that begin when it is closed again have all of theirs."""
+    faulty = FaultyBackend(MemoryBackend())
+    guard = Guard(faulty, read_timeout=0.1, write_timeout=1.0, clock=here().time)
+    took: list[float] = []
+
+    async def write(begins: float, wanted: float) -> None:
+        await asyncio.sleep(begins)
+        began = here().time()
+        with pytest.raises(BackendTimeout):
+            await guard.set(KEY, ENTRY)
+        took.append(here().time() - began - wanted)
+
+    async def read() -> None:
+        await asyncio.sleep(0.95)
+        with pytest.raises(BackendTimeout):
+            await guard.get(KEY)
+
+    faulty.hold()
+    writes = write(0.0, 1.0), write(0.06, 1.0), write(0.5, 0.6), write(0.9, 0.2), write(0.99, 0.11)
+    await asyncio.gather(*writes, read())
+    assert took == pytest.approx([0.0] * 5)
+    assert untouched(guard)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    guard.state = State.closed
+    began = here().time()
+    with pytest.raises(BackendTimeout, match="within 1 s"):
+        await guard.set(KEY, ENTRY)
+    assert here().time() - began == pytest.approx(1.0)
+
+
+@in_virtual_time
+async def test_a_write_that_is_answered_after_it_opened_is_done() -> None:
+    faulty = FaultyBackend(MemoryBackend())
+    guard = Guard(faulty, read_timeout=0.1, write_timeout=1.0)
+    faulty.hold()
+    write = asyncio.create_task(guard.set(KEY, ENTRY))
+    with pytest.raises(BackendTimeout):
+        await guard.get(KEY)
+    await asyncio.sleep(0.05)
+    faulty.release()
+    await write
+    assert untouched(guard)
+
+
+@in_virtual_time
 async def test_it_is_found_out_when_the_store_is_back() -> None:
     """Within `retry_after` and one read, when somebody asks. Nobody who asks waits for that."""
     for back in (0.0, 0.3, 0.7, 1.1):
