@@ -666,11 +666,13 @@ async def talking(garbage: bytes) -> AsyncIterator[tuple[str, int]]:
         if not garbage:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()
-    for writer in writers:
-        writer.close()
+    # From Python 3.12 on its end waits for that of its connections.
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        try:
+            yield server.sockets[0].getsockname()
+        finally:
+            for writer in writers:
+                writer.close()
 
 
 # Leases.

@@ -67,8 +67,10 @@ class Scripted:
     async def started(self) -> AsyncIterator[Scripted]:
         async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
             self.port = server.sockets[0].getsockname()[1]
-            yield self
-            await self.close()
+            try:
+                yield self
+            finally:
+                await self.close()
 
 
 @pytest.fixture
