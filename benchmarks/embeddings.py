@@ -64,4 +64,4 @@ class Embeddings:
             made: Any = await self._embedder(some)
             for text, vector in zip(some, made, strict=True):
                 unit = np.asarray(vector, np.float32)
-                self._vectors[text] = unit / np.float32(np.linalg.norm(unit) or 1)
+                self._vectors[text] = np.asarray(unit / (np.linalg.norm(unit) or 1), np.float32)

@@ -140,8 +140,7 @@ class _Bert:
     def _normalized(self, values: Floats, weight: Floats, bias: Floats) -> Floats:
         centred = values - values.mean(-1, keepdims=True)
         spread = np.sqrt((centred * centred).mean(-1, keepdims=True) + self._epsilon)
-        normalized: Floats = centred / spread * weight + bias
-        return normalized
+        return np.asarray(centred / spread * weight + bias, np.float32)
 
 
 class _Layer:
