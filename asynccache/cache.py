@@ -46,7 +46,6 @@ T = TypeVar("T")
 logger = logging.getLogger("asynccache")
 
 _UNSET: Any = object()
-_VERBS = ("get", "set", "delete", "aclose")
 
 
 class Cache:
@@ -83,8 +82,11 @@ class Cache:
             raise ConfigError("give a backend, or a type and its options, not both")
         if backend is not None:
             config.check_names(options, config.POLICY, "option beside a backend that is handed in")
-        if backend is not None and not all(callable(getattr(backend, verb, None)) for verb in _VERBS):
-            raise ConfigError(f"backend={backend!r}: an object with {', '.join(_VERBS)} is wanted, or type='…'")
+        if not isinstance(type, str | None):
+            raise ConfigError(f"type={type!r}: the name of a backend is wanted, such as 'redis'")
+        for option, given in {"stages": stages or list, "clock": clock}.items():
+            if not callable(given):
+                raise ConfigError(f"{option}={given!r}: a function is wanted")
         if mode not in tuple(CacheMode):
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
         self.stats = Stats()

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from random import random as _random
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from asynccache import backends, hook_files, key_builders, litellm_settings
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
@@ -159,6 +159,11 @@ class Policy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(f"{name}={value!r}: an int that is not negative is wanted")
+        for name in ("pre_hooks", "post_hooks", "observers"):
+            if not isinstance(getattr(self, name), Sequence) or isinstance(getattr(self, name), str | bytes):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: a list is wanted")
+        if not callable(self.random):
+            raise ConfigError(f"random={self.random!r}: a function is wanted")
         if bool(seconds(self.negative_ttl, "negative_ttl")) != bool(error_types(self.negative_errors)):
             raise ConfigError("negative caching wants both: negative_ttl and negative_errors")
 
@@ -279,11 +284,26 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
     for tier in backends_within(kind):
         if tier in renamed:
             renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
+    _check_words(kind, renamed, types_of(factory))
     try:
         backend = factory(**renamed)
     except TypeError as error:  # an argument has the wrong type
         raise ConfigError(f"{kind} backend: {error}") from error
     return Guard(backend, **guard) if isinstance(backend, Remote) else backend
+
+
+def _check_words(kind: str, options: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that is to be one of `_WORDS` and is not: drivers take what they are given, and
+    fail when they connect. What was given is not repeated, since it may be a password."""
+    for name, value in options.items():
+        annotation = wanted.get(name, Any)
+        allowed = {get_origin(one) or one for one in get_args(annotation) or [annotation]}
+        if allowed <= {*_WORDS, type(None)} and not isinstance(value, tuple(allowed)):
+            words = " or ".join(word for kind_of, word in _WORDS.items() if kind_of in allowed)
+            raise ConfigError(f"{kind} backend: {name} must be {words}, not a value of type {type(value).__name__}")
+
+
+_WORDS: dict[type, str] = {str: "text", PathLike: "a path", bool: "true or false", Codec: "a Codec"}
 
 
 def backend_options(name: str, options: Iterable[str] = ()) -> list[str]:
@@ -303,10 +323,16 @@ def option_types(name: str, options: Iterable[str] = ()) -> dict[str, Any]:
 def types_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """The types of what a callable takes as keywords, as far as they can be told."""
     made = getattr(factory, "__init__", factory) if isinstance(factory, type) else factory
-    try:
-        return get_type_hints(made)
-    except (NameError, TypeError):  # of a backend of the user's own, that imports them for type checkers only
-        return {}
+    unknown: dict[str, Any] = {}  # what is imported for type checkers only
+    while True:
+        try:
+            return get_type_hints(made, localns=unknown)
+        except NameError as error:
+            if error.name is None or error.name in unknown:
+                return {}
+            unknown[error.name] = Any
+        except TypeError:  # annotations that say no types
+            return {}
 
 
 def typed(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,6 +398,8 @@ def _tier(what: str, given: Any) -> Any:
 
 def call_type_names(names: Iterable[str]) -> frozenset[str]:
     """Our names of call types, from ours or LiteLLM's. Raises ConfigError for an unknown one."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigError(f"supported_call_types={names!r}: a list is wanted, such as ['chat']")
     names = list(names)
     check_names(names, [*CALL_TYPES, *CALL_TYPE_ALIASES], "call type")
     return frozenset(CALL_TYPE_ALIASES.get(name, name) for name in names)

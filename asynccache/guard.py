@@ -63,6 +63,7 @@ class State(StrEnum):
 
 
 _CLOSED = State.closed
+_VERBS = ("get", "set", "delete", "aclose")
 
 
 @dataclass(slots=True)
@@ -514,6 +515,9 @@ def _positive(name: str, value: float | None, default: float) -> float:
     return number
 
 
-def guarded(backend: AsyncCacheBackend) -> AsyncCacheBackend | Guard:
-    """A remote backend in a guard with its own defaults; any other as it is, also one that has a guard."""
+def guarded(backend: AsyncCacheBackend, option: str = "backend") -> AsyncCacheBackend | Guard:
+    """A remote backend in a guard with its own defaults; any other as it is, also one that has a guard. Raises
+    ConfigError, which names the option, for what is no backend."""
+    if isinstance(backend, type) or not all(callable(getattr(backend, verb, None)) for verb in _VERBS):
+        raise ConfigError(f"{option}={backend!r}: a backend is wanted, an object with {', '.join(_VERBS)}")
     return Guard(backend) if isinstance(backend, Remote) else backend

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from asynccache import Cache, status
 from asynccache.backends.memory import MemoryBackend
+from asynccache.config import OPTION_ALIASES, POLICY, backend_options
 from asynccache.errors import (
     BackendClosed,
     BackendError,
@@ -666,6 +667,81 @@ def test_a_hook_must_be_async() -> None:
     """A hook that is a plain function is a ConfigError when the cache is made."""
     with pytest.raises(ConfigError, match="not async"):
         Cache(pre_hooks=[lambda _: None])
+
+
+# -- what it is made of ---------------------------------------------------------------------------
+
+
+async def embedder(texts: list[str]) -> list[list[float]]:
+    raise AssertionError
+
+
+# Options without which there is no such backend.
+NEEDED: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "disk": {"path": "nowhere"},
+    "dual": {"l1": "memory", "l2": {"type": "redis"}},
+    "redis": {},
+    "redis_cluster": {"startup_nodes": ["localhost:1"]},
+    "s3": {"bucket": "b"},
+    "gcs": {"bucket": "b"},
+    "azure_blob": {"account_url": "http://localhost:1/a", "container": "c"},
+    "semantic": {"embedder": embedder},
+    "redis_semantic": {"embedder": embedder},
+    "qdrant_semantic": {"embedder": embedder, "path": ":memory:"},
+}
+
+
+class Secret:
+    """Of no use for anything."""
+
+    def __repr__(self) -> str:
+        return "s3cret"
+
+
+def said(**options: Any) -> str | None:
+    """What is wrong with these; None when nothing is."""
+    try:
+        Cache(**options)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+def test_an_option_of_the_wrong_type_is_a_config_error(kind: str) -> None:
+    """Said when the cache is made, with the option's name. Objects of drivers are taken as they are."""
+    assert said(type=kind, **NEEDED[kind]) is None
+    contradicted = {"url": ("startup_nodes", "path"), "connection_string": ("account_url",)}
+    for option in backend_options(kind):
+        needed = {name: value for name, value in NEEDED[kind].items() if name not in contradicted.get(option, ())}
+        error = said(type=kind, **{**needed, option: Secret()})
+        if option in ("client", "session", "credential"):
+            continue
+        assert error is not None, option
+        assert option in error or OPTION_ALIASES[kind][option] in error
+        if "password" in option or "secret" in option or option.endswith("_key"):
+            assert "s3cret" not in error
+
+
+@pytest.mark.parametrize("option", [*POLICY, *inspect.signature(Cache).parameters])
+def test_so_is_one_of_the_cache_itself(option: str) -> None:
+    assert option in (said(**{option: Secret()}) or "")
+
+
+@pytest.mark.parametrize("wrong", [{"host": 5}, {"password": 12345}, {"ssl": "yes"}, {"url": b"redis://localhost"}])
+def test_what_a_driver_would_stumble_over_later_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    [(option, value)] = wrong.items()
+    with pytest.raises(ConfigError, match=f"redis backend: {option} must be ") as caught:
+        Cache(type="redis", **wrong)
+    assert str(value) not in str(caught.value)
+
+
+def test_a_backends_class_is_no_backend() -> None:
+    with pytest.raises(ConfigError, match=r"backend=.*MemoryBackend.*: a backend is wanted, an object"):
+        Cache(MemoryBackend)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"l1=.*MemoryBackend.*: a backend is wanted, an object"):
+        Cache(type="dual", l1=MemoryBackend, l2="memory")
 
 
 # -- life -----------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ class DualBackend:
             raise ConfigError(f"max_stale={max_stale!r}: seconds are wanted, more than 0")
         if l1 is l2:
             raise ConfigError("l1 and l2 are the same backend: two are wanted")
-        self.l1 = guarded(l1)
-        self.l2 = guarded(l2)
+        self.l1 = guarded(l1, "l1")
+        self.l2 = guarded(l2, "l2")
         self.max_stale = max_stale
         self.stats = DualStats()
         self._clock = clock

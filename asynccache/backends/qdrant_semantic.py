@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -67,7 +68,7 @@ class QdrantSemanticBackend(SemanticBackend):
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | str | None = None,
+        shadow: Shadow | str | os.PathLike[str] | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,
@@ -81,7 +82,7 @@ class QdrantSemanticBackend(SemanticBackend):
                 points, f"{collection_name}_answers", max_entry_bytes=max_entry_bytes, codec=codec, clock=clock
             )
             if store is None
-            else guarded(store)
+            else guarded(store, "store")
         )
         super().__init__(
             answers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -76,7 +77,7 @@ class RedisSemanticBackend(SemanticBackend):
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | str | None = None,
+        shadow: Shadow | str | os.PathLike[str] | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,

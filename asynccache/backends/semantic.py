@@ -69,13 +69,13 @@ class SemanticMemoryBackend(SemanticBackend):
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | str | None = None,
+        shadow: Shadow | str | os.PathLike[str] | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,
     ) -> None:
         super().__init__(
-            MemoryBackend(clock=clock) if store is None else guarded(store),
+            MemoryBackend(clock=clock) if store is None else guarded(store, "store"),
             MemoryIndex(path=path, max_vectors=max_vectors),
             name=NAME,
             embedder=embedder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol, get_args
 
@@ -144,7 +146,7 @@ class SemanticBackend:
         verify: Verify = "inline",
         verifier_deadline: float = 1.0,
         mode: Mode = "on",
-        shadow: Shadow | str | None = None,
+        shadow: Shadow | str | os.PathLike[str] | None = None,
         max_text: int = 1000,
         equal_answers: float = 0.9,
         clock: Clock = time.time,
@@ -157,6 +159,14 @@ class SemanticBackend:
             raise ConfigError(f"verifier={verifier!r}: an async callable is wanted")
         if isinstance(max_text, bool) or not isinstance(max_text, int) or max_text < 1:
             raise ConfigError(f"max_text={max_text!r}: a whole number of characters is wanted")
+        if not _is_number(verifier_deadline) or not verifier_deadline > 0:
+            raise ConfigError(f"verifier_deadline={verifier_deadline!r}: a number of seconds greater than 0 is wanted")
+        if not _is_number(equal_answers) or not -1 <= equal_answers <= 1:
+            raise ConfigError(f"equal_answers={equal_answers!r}: a cosine is wanted, from -1 to 1")
+        if not isinstance(policy, str) and not callable(getattr(policy, "decide", None)):
+            raise ConfigError(f"policy={policy!r}: 'layered', 'threshold' or an object with decide() is wanted")
+        if not isinstance(shadow, str | os.PathLike | None) and not callable(getattr(shadow, "record", None)):
+            raise ConfigError(f"shadow={shadow!r}: a path or an object with record() is wanted")
         layers = {
             "similarity_threshold": similarity_threshold,
             "confidence": confidence,
@@ -188,7 +198,7 @@ class SemanticBackend:
         self._verifier = verifier
         self._verify = verify
         self._verifier_deadline = verifier_deadline
-        self._shadow: Shadow | None = ShadowLog(shadow) if isinstance(shadow, str) else shadow
+        self._shadow: Shadow | None = ShadowLog(Path(shadow)) if isinstance(shadow, str | os.PathLike) else shadow
         self._max_text = max_text
         self._equal_answers = equal_answers
         self._clock = clock
@@ -599,3 +609,7 @@ def _key_of(asked: CacheKey, candidate: Candidate) -> CacheKey:
 def _neighbour(entry: Entry, match: Match, following: Any) -> Neighbour:
     facts = (entry.body, entry.kind, entry.created, entry.fresh_until, entry.expires, entry.tags, entry.meta)
     return Neighbour(*facts, match=match, next=following)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

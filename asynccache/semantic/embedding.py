@@ -63,7 +63,7 @@ class Embedding:
             raise ConfigError(f"embedder={embedder!r}: an async callable that takes a list of texts is wanted")
         if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0:
             raise ConfigError(f"embedding_deadline={deadline!r}: a number of seconds greater than 0 is wanted")
-        for name, value in {"memo": memo, "max_batch": max_batch, "concurrent": concurrent}.items():
+        for name, value in {"embedding_memo": memo, "max_batch": max_batch, "concurrent": concurrent}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r}: a whole number, 1 or more, is wanted")
         self.deadline = deadline

@@ -247,6 +247,8 @@ ALL: tuple[Guard, ...] = (
 def named(names: Iterable[str]) -> tuple[Guard, ...]:
     """The guards of these names, or of this one. Raises ConfigError for one that there is not."""
     known = {guard.name: guard for guard in ALL}
+    if not isinstance(names, Iterable):
+        raise ConfigError(f"guards={names!r}: a list of names is wanted; there are: {', '.join(known)}")
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in known:

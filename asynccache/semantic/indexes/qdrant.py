@@ -188,8 +188,8 @@ def _quantization(said: Quantization) -> Any:
         "binary": (models.BinaryQuantization, {"always_ram": True}),
         "product": (models.ProductQuantization, {"compression": "x16", "always_ram": True}),
     }
-    table = {said: kinds.get(said, (None, {}))[1]} if isinstance(said, str) else dict(said)
     try:
+        table = {said: kinds.get(said, (None, {}))[1]} if isinstance(said, str) else dict(said)
         [(kind, options)] = table.items()
         return kinds[kind][0](**{kind: options})
     except (ValueError, KeyError, TypeError) as error:
