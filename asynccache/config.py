@@ -331,7 +331,7 @@ def types_of(factory: Callable[..., Any]) -> dict[str, Any]:
             if error.name is None or error.name in unknown:
                 return {}
             unknown[error.name] = Any
-        except TypeError:  # annotations that say no types
+        except Exception:  # an annotation of the user's may be any expression
             return {}
 
 

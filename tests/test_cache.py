@@ -737,6 +737,25 @@ def test_what_a_driver_would_stumble_over_later_is_refused_at_once(wrong: dict[s
     assert str(value) not in str(caught.value)
 
 
+class Annotated(MemoryBackend):
+    """As users write their own: with types that are imported for type checkers only, or are none."""
+
+    def __init__(self, name: str, far: Faraway | None = None, more: Any = None) -> None:  # type: ignore[name-defined]  # noqa: F821
+        super().__init__()
+
+
+class Nonsense(MemoryBackend):
+    def __init__(self, name: "no type at all" = "") -> None:  # type: ignore[valid-type]  # noqa: F722
+        super().__init__()
+
+
+def test_a_backend_of_the_users_own_may_have_any_annotations() -> None:
+    kind = f"{__name__}:Annotated"
+    assert said(type=kind, name="a", far=1, more=2) is None
+    assert said(type=kind, name=1) == f"{kind} backend: name must be text, not a value of type int"
+    assert said(type=f"{__name__}:Nonsense", name=1) is None
+
+
 def test_a_backends_class_is_no_backend() -> None:
     with pytest.raises(ConfigError, match=r"backend=.*MemoryBackend.*: a backend is wanted, an object"):
         Cache(MemoryBackend)  # type: ignore[arg-type]
