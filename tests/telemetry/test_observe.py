@@ -43,9 +43,16 @@ def test_without_observers_there_is_no_stage() -> None:
     assert kinds[-1] is Meter
 
 
-@pytest.mark.parametrize("observers", ["log", [object()], [Observation]])
-def test_an_observer_has_to_observe(observers: Any) -> None:
-    with pytest.raises(ConfigError, match=r"observe\(seen\)"):
+@pytest.mark.parametrize(
+    ("observers", "said"),
+    [
+        ("log", "observers='log': a list is wanted"),
+        ([object()], r"has no method observe\(seen\)"),
+        ([Observation], r"has no method observe\(seen\)"),
+    ],
+)
+def test_an_observer_has_to_observe(observers: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
         Cache(observers=observers)
 
 
