@@ -84,9 +84,10 @@ class Cache:
             config.check_names(options, config.POLICY, "option beside a backend that is handed in")
         if not isinstance(type, str | None):
             raise ConfigError(f"type={type!r}: the name of a backend is wanted, such as 'redis'")
-        for option, given in {"stages": stages or list, "clock": clock}.items():
-            if not callable(given):
-                raise ConfigError(f"{option}={given!r}: a function is wanted")
+        if stages is not None and not callable(stages):
+            raise ConfigError(f"stages={stages!r}: a function is wanted, from a list of stages to a list of stages")
+        if not callable(clock):
+            raise ConfigError(f"clock={clock!r}: a function is wanted that returns seconds")
         if mode not in tuple(CacheMode):
             raise ConfigError(f"mode={mode!r}: it is 'default_on' or 'default_off'")
         self.stats = Stats()

@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from random import random as _random
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from asynccache import backends, hook_files, key_builders, litellm_settings
 from asynccache.call_types import ALIASES as CALL_TYPE_ALIASES
@@ -284,26 +285,32 @@ def build_backend(name: str, options: Mapping[str, Any]) -> AsyncCacheBackend:
     for tier in backends_within(kind):
         if tier in renamed:
             renamed[tier] = _tier(f"{kind} backend: {tier}", renamed[tier])
-    _check_words(kind, renamed, types_of(factory))
+    checked = _checked(kind, renamed, types_of(factory))
     try:
-        backend = factory(**renamed)
+        backend = factory(**checked)
     except TypeError as error:  # an argument has the wrong type
         raise ConfigError(f"{kind} backend: {error}") from error
     return Guard(backend, **guard) if isinstance(backend, Remote) else backend
 
 
-def _check_words(kind: str, options: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an option that is to be one of `_WORDS` and is not: drivers take what they are given, and
-    fail when they connect. What was given is not repeated, since it may be a password."""
+_WORDS: dict[type, str] = {str: "text", PathLike: "a path", bool: "true or false", Codec: "a Codec"}
+
+
+def _checked(kind: str, options: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, a path as text where text is wanted.
+
+    Raises ConfigError for one that is to be one of `_WORDS` and is not: drivers take what they are given, and fail when
+    they connect. What was given is not repeated, since it may be a password."""
+    checked = {}
     for name, value in options.items():
-        annotation = wanted.get(name, Any)
-        allowed = {get_origin(one) or one for one in get_args(annotation) or [annotation]}
+        allowed = _alternatives(wanted.get(name, Any))
+        if isinstance(value, PathLike) and str in allowed:
+            value = os.fspath(value)
         if allowed <= {*_WORDS, type(None)} and not isinstance(value, tuple(allowed)):
             words = " or ".join(word for kind_of, word in _WORDS.items() if kind_of in allowed)
             raise ConfigError(f"{kind} backend: {name} must be {words}, not a value of type {type(value).__name__}")
-
-
-_WORDS: dict[type, str] = {str: "text", PathLike: "a path", bool: "true or false", Codec: "a Codec"}
+        checked[name] = value
+    return checked
 
 
 def backend_options(name: str, options: Iterable[str] = ()) -> list[str]:
@@ -335,6 +342,12 @@ def types_of(factory: Callable[..., Any]) -> dict[str, Any]:
             return {}
 
 
+def _alternatives(annotation: Any) -> set[Any]:
+    """The types that it allows, without what stands in their brackets."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return {get_origin(one) or one for one in (get_args(annotation) if union else (annotation,))}
+
+
 def typed(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `Cache`, with what comes as text, as from the environment, read as the number or truth value
     that is wanted, where no text is. own: the types of those that are neither the backend's nor the policy's."""
@@ -354,7 +367,7 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def _as_wanted(text: str, annotation: Any) -> Any:
-    allowed = set(get_args(annotation)) or {annotation}
+    allowed = _alternatives(annotation)
     if annotation is None or str in allowed:
         return text
     if bool in allowed:

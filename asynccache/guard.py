@@ -99,10 +99,10 @@ class Guard:
     The breaker opens after `max_failures` failed look-ups in a row; and when an operation has timed out and no other
     has succeeded in all that time: then the store does not answer at all. While it is open operations are refused
     at once, with BackendUnavailable. Every `retry_after` seconds, when somebody asks, one read is tried in the
-    background; when it succeeds the breaker closes. Writes may take longer than reads; those under way on the event
-    loop where it opens have `read_timeout` left at most. So what a store that has stopped answering can add to its
-    callers is twice `read_timeout` for those under way when it stops, once for reads, and next to nothing for all
-    that come later.
+    background; when it succeeds the breaker closes. Writes may take longer than reads, but those under way on the
+    event loop where it opens have `read_timeout` left at most. So what a store that has stopped answering can add to
+    its callers is `read_timeout` for a look-up that is under way when it stops, `write_timeout` for a write and twice
+    `read_timeout` if anything is looked up meanwhile, and next to nothing for all that come later.
 
     A timeout of an operation during which the event loop itself has stood still is hardly news of the store: the
     answer may have come meanwhile, and not been read. The operation gets half its time again, and if that is not

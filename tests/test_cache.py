@@ -8,6 +8,7 @@ import inspect
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -729,6 +730,12 @@ def test_so_is_one_of_the_cache_itself(option: str) -> None:
     assert option in (said(**{option: Secret()}) or "")
 
 
+def test_a_path_is_as_good_as_text() -> None:
+    files: dict[str, Any] = {"ssl_ca_certs": Path("ca.pem"), "ssl_certfile": "cert.pem", "ssl_keyfile": Path("key.pem")}
+    Cache(type="redis", ssl=True, **files)
+    Cache(type="redis", unix_socket_path=Path("/run/redis.sock"))
+
+
 @pytest.mark.parametrize("wrong", [{"host": 5}, {"password": 12345}, {"ssl": "yes"}, {"url": b"redis://localhost"}])
 def test_what_a_driver_would_stumble_over_later_is_refused_at_once(wrong: dict[str, Any]) -> None:
     [(option, value)] = wrong.items()
@@ -740,7 +747,7 @@ def test_what_a_driver_would_stumble_over_later_is_refused_at_once(wrong: dict[s
 class Annotated(MemoryBackend):
     """As users write their own: with types that are imported for type checkers only, or are none."""
 
-    def __init__(self, name: str, far: Faraway | None = None, more: Any = None) -> None:  # type: ignore[name-defined]  # noqa: F821
+    def __init__(self, name: str, hosts: list[str], far: Faraway | None = None) -> None:  # type: ignore[name-defined]  # noqa: F821
         super().__init__()
 
 
@@ -751,8 +758,8 @@ class Nonsense(MemoryBackend):
 
 def test_a_backend_of_the_users_own_may_have_any_annotations() -> None:
     kind = f"{__name__}:Annotated"
-    assert said(type=kind, name="a", far=1, more=2) is None
-    assert said(type=kind, name=1) == f"{kind} backend: name must be text, not a value of type int"
+    assert said(type=kind, name="a", hosts=["b"], far=1) is None
+    assert said(type=kind, name=1, hosts=["b"]) == f"{kind} backend: name must be text, not a value of type int"
     assert said(type=f"{__name__}:Nonsense", name=1) is None
 
 
