@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pydantic import BaseModel
 
 from asynccache import Cache, status
+from asynccache.backends import names
 from asynccache.backends.memory import MemoryBackend
 from asynccache.config import OPTION_ALIASES, POLICY, backend_options
 from asynccache.errors import (
@@ -709,7 +710,7 @@ def said(**options: Any) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", NEEDED)
+@pytest.mark.parametrize("kind", names())
 def test_an_option_of_the_wrong_type_is_a_config_error(kind: str) -> None:
     """Said when the cache is made, with the option's name. Objects of drivers are taken as they are."""
     assert said(type=kind, **NEEDED[kind]) is None

@@ -589,10 +589,23 @@ async def test_a_write_that_is_answered_after_it_opened_is_done() -> None:
     write = asyncio.create_task(guard.set(KEY, ENTRY))
     with pytest.raises(BackendTimeout):
         await guard.get(KEY)
+    assert guard.state is State.open
     await asyncio.sleep(0.05)
     faulty.release()
     await write
     assert untouched(guard)
+
+
+@in_virtual_time
+async def test_a_write_that_is_cut_short_says_so() -> None:
+    faulty = FaultyBackend(MemoryBackend())
+    guard = Guard(faulty, read_timeout=0.1, write_timeout=1.0)
+    faulty.hold()
+    write = asyncio.create_task(guard.set(KEY, ENTRY))
+    with pytest.raises(BackendTimeout, match="no answer within"):
+        await guard.get(KEY)
+    with pytest.raises(BackendTimeout, match="after the store was given up"):
+        await write
 
 
 @in_virtual_time
